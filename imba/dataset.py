@@ -151,26 +151,12 @@ class Dataset:
         import datasets
 
         require_complete(self)
-        pictures = ("image", "mask", "truth")
-        rows = [
-            {
-                field.name: str(value) if field.name in pictures and value is not None else value
-                for field in dataclasses.fields(Sample)
-                for value in [getattr(sample, field.name)]
-            }
-            for sample in self.samples
-        ]
         text, flag, picture = datasets.Value("string"), datasets.Value("bool"), datasets.Image()
-        features = datasets.Features(
-            {
-                field.name: picture
-                if field.name in pictures
-                else flag
-                if field.name in ("retain_object", "several_objects")
-                else text
-                for field in dataclasses.fields(Sample)
-            }
-        )
+        special = {"image": picture, "mask": picture, "truth": picture, "retain_object": flag, "several_objects": flag}
+        names = [field.name for field in dataclasses.fields(Sample)]
+        features = datasets.Features({name: special.get(name, text) for name in names})
+        rows = [{name: getattr(sample, name) for name in names} for sample in self.samples]
+        rows = [{k: str(v) if isinstance(v, Path) else v for k, v in row.items()} for row in rows]
         return datasets.Dataset.from_list(rows, features=features)
 
 
@@ -183,7 +169,7 @@ def load(name_or_path: str | Path) -> Dataset:
         UserError: there is no such folder, or its ``data.json`` is missing, is not JSON or is not a list.
     """
     root = POCKET if str(name_or_path) == "pocket" else Path(name_or_path).expanduser()
-    raw = _read_records(root / "data.json", name_or_path)
+    raw = read_records(root / "data.json", name_or_path)
     root = root.resolve()
     problems = [] if raw else [Problem("error", "data.json holds no record", "Add some", file="data.json")]
     records: dict[int, Record] = {}
@@ -277,7 +263,7 @@ def _name(problem: Problem) -> str:
 # records
 
 
-def _read_records(path: Path, asked: str | Path) -> list[Any]:
+def read_records(path: Path, asked: str | Path) -> list[Any]:
     layout = "a data set is a folder with data.json, images/ and masks/, or the name pocket"
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
