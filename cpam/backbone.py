@@ -1,0 +1,222 @@
+"""A diffusion model to edit with: one object around a diffusers Stable Diffusion pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from imba.errors import UserError
+
+NAMES: dict[str, str] = {
+    "pocket": str(Path(__file__).parent / "weights" / "pocket"),
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Short names of backbones; anything else is a hub id or a folder in diffusers' layout."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Backbone:
+    """A Stable Diffusion 1.x or 2.x model, frozen.
+
+    Attributes:
+        name: as it was asked for.
+        pipeline: the diffusers pipeline that holds the networks.
+        device, dtype: where and how the networks run; latents and noise are float32 throughout.
+        resolution: edge of an image in pixels.
+        load_seconds: how long loading took.
+        evaluations: how many latents (lanes) the denoiser has seen, for cost accounting.
+    """
+
+    name: str
+    pipeline: StableDiffusionPipeline
+    device: torch.device
+    dtype: torch.dtype
+    resolution: int
+    load_seconds: float = 0.0
+    evaluations: int = 0
+    _embeddings: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32") -> Backbone:
+        """Load ``pocket``, ``sd15``, a hub id, or a folder.
+
+        Raises:
+            UserError: nothing loadable is found under the name, or it is no Stable Diffusion with one text encoder.
+        """
+        started = time.monotonic()
+        if dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        place = NAMES.get(name, name)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device {device!r} asked for, but this torch sees no CUDA device; use --device cpu")
+        local = Path(place)
+        if local.exists() and not (local / "model_index.json").is_file():
+            raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                place, torch_dtype=DTYPES[dtype], safety_checker=None, requires_safety_checker=False
+            )
+        except (OSError, ValueError) as error:
+            known = ", ".join(NAMES)
+            raise UserError(
+                f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
+                f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
+            ) from error
+        return cls.from_pipeline(pipeline, name, device, DTYPES[dtype], time.monotonic() - started)
+
+    @classmethod
+    def from_pipeline(
+        cls, pipeline: Any, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seconds: float = 0.0
+    ) -> Backbone:
+        """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`."""
+        for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+            part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        return cls(name, pipeline, torch.device(device), dtype, resolution, seconds)
+
+    @property
+    def is_pocket(self) -> bool:
+        return self.name == "pocket"
+
+    @property
+    def unet(self) -> Any:
+        return self.pipeline.unet
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of each network's weights as loaded: component -> hex digest."""
+        parts = {"vae": self.pipeline.vae, "unet": self.unet, "text_encoder": self.pipeline.text_encoder}
+        return {name: weights_hash(part) for name, part in parts.items()}
+
+    # images and latents ---------------------------------------------------------------------------------------------
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image as RGB in a square of the backbone's resolution (bicubic, antialiased), as the release does."""
+        return image.convert("RGB").resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
+
+    def fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A bool mask (H, W) at the backbone's resolution, nearest neighbour."""
+        resized = Image.fromarray(mask.astype(np.uint8)).resize((self.resolution,) * 2, Image.Resampling.NEAREST)
+        return np.asarray(resized).astype(bool)
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image) -> Tensor:
+        """Image of the backbone's resolution -> latents (1, C, h, w): posterior mean x scaling factor, float32."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+        posterior = self.pipeline.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        return (posterior.mean * self.pipeline.vae.config.scaling_factor).float()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Image.Image:
+        """Latents (1, C, h, w) -> RGB image."""
+        scaled = latents.to(self.device, self.dtype) / self.pipeline.vae.config.scaling_factor
+        pixels = self.pipeline.vae.decode(scaled).sample[0].float().clamp(-1, 1)
+        return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+
+    # text -----------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def embed(self, prompt: str) -> Tensor:
+        """Prompt -> text embedding (1, tokens, D); remembered, for the same prompts come back often."""
+        if prompt not in self._embeddings:
+            self._embeddings[prompt] = self.pipeline.text_encoder(self.token_ids(prompt).to(self.device))[0]
+        return self._embeddings[prompt]
+
+    def token_ids(self, prompt: str) -> Tensor:
+        """Token ids (1, tokens), padded and cut to the text encoder's length."""
+        tokenizer = self.pipeline.tokenizer
+        ids = tokenizer(prompt, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
+        return torch.tensor([ids])
+
+    def truncated(self, prompt: str) -> str | None:
+        """The end of the prompt that the text encoder never sees, or None if it sees all of it."""
+        tokenizer = self.pipeline.tokenizer
+        ids = tokenizer(prompt, truncation=False, add_special_tokens=False).input_ids
+        room = tokenizer.model_max_length - 2  # start and end token
+        return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
+
+    # diffusion ------------------------------------------------------------------------------------------------------
+
+    def schedule(self, steps: int) -> Schedule:
+        """DDIM as CPAM's and MasaCtrl's releases run it: leading spacing, offset 1, alpha_final = alpha_0, no clipping.
+
+        Raises:
+            UserError: the number of steps is out of range.
+        """
+        scheduler = DDIMScheduler.from_config(
+            self.pipeline.scheduler.config,
+            timestep_spacing="leading",
+            steps_offset=1,
+            set_alpha_to_one=False,
+            clip_sample=False,
+        )
+        trained = scheduler.config.num_train_timesteps
+        if not 1 <= steps < trained:
+            raise UserError(f"steps must be between 1 and {trained - 1}, not {steps}")
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.tolist()
+        stride = trained // steps
+        alphas = scheduler.alphas_cumprod.double()
+        return Schedule(
+            timesteps=timesteps,
+            alphas=[alphas[t].item() for t in timesteps],
+            previous_alphas=[alphas[max(t - stride, 0)].item() for t in timesteps],
+        )
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+        """Predicted noise, float32.
+
+        Args:
+            latents: (lanes, C, h, w).
+            timestep: of training, 0 ... 999.
+            embeddings: (lanes, tokens, D).
+        """
+        self.evaluations += len(latents)
+        lanes = latents.to(self.device, self.dtype)
+        output = self.unet(lanes, timestep, encoder_hidden_states=embeddings.to(self.dtype)).sample.float()
+        kind = self.pipeline.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return output
+        if kind == "v_prediction":  # SD 2.x at 768 px
+            alpha = self.pipeline.scheduler.alphas_cumprod[timestep].item()
+            return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents.float()
+        raise UserError(f"backbone {self.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Timesteps from noisy to clean, with the cumulative alphas before and after each step."""
+
+    timesteps: list[int]
+    alphas: list[float]
+    previous_alphas: list[float]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
+    """One deterministic DDIM move between two noise levels, in either direction (Song et al. 2021, Eq. 12, eta = 0)."""
+    clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
+    return alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""What an editor is: the seam between the methods and the harness."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from PIL import Image
+
+from cpam.source import Source
+from imba.sample import Sample
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The columns of the paper's Table 1."""
+
+    local_edit: bool = False
+    object_removal: bool = False
+    caption_free: bool = False
+    mask_control: bool = False
+    high_guidance: bool = False
+    fine_tuned: bool = False
+
+
+class Editor(Protocol):
+    """An editing method: a frozen dataclass whose fields are its parameters.
+
+    Class attributes:
+        name: how it is called on the command line.
+        title: how the paper's tables call it.
+        capabilities: the columns of Table 1.
+        reference: its paper and the implementation that settles its details.
+        edits: False for reference rows that bound the scale and edit nothing.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    reference: ClassVar[str]
+    edits: ClassVar[bool]
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        """The edited image: RGB, ``source.backbone.resolution`` pixels an edge.
+
+        Args:
+            sample: what to do (prompts, flags, kind of edit).
+            source: the image ready for work (resized, encoded, inverted once for all methods).
+            seed: of everything random; the harness derives it from (run seed, method, sample).
+        """
+        ...
+
+
+def parameter(default: Any, help: str, source: str) -> Any:
+    """A field of an editor: its default, what it does, and where the default comes from."""
+    return dataclasses.field(default=default, metadata={"help": help, "source": source})

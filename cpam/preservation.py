@@ -1,0 +1,83 @@
+"""Preservation adaptation (Section 4.2, Eq. 1-3): self-attention under masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, scaled_dot_product_attention
+
+from cpam.sampling import SOURCE
+
+
+@dataclass(frozen=True)
+class Region:
+    """The masks at one layer's resolution, as positions among its tokens.
+
+    Attributes:
+        background_keys: tokens outside M_s, whose source content makes up the background (Eq. 1).
+        object_keys: tokens inside M_t, whose source content a retained object may take (Eq. 2).
+        inside, outside: tokens inside and outside M_t, which get the object's and the background's content (Eq. 3).
+    """
+
+    background_keys: Tensor
+    object_keys: Tensor
+    inside: Tensor
+    outside: Tensor
+
+
+def region(mask_source: Tensor, mask_target: Tensor, tokens: int) -> Region:
+    """Masks, bool (H, W), brought to a layer of ``tokens`` tokens by nearest neighbour.
+
+    Where a mask leaves no key, every key is used, as the release's softmax over equally masked scores does.
+    """
+    # A layer's grid has the latents' aspect ratio, that of the mask.
+    height, width = mask_source.shape
+    scale = (tokens / (height * width)) ** 0.5
+    grid = (round(height * scale), round(width * scale))
+    stacked = torch.stack([mask_source, mask_target])[None].float()
+    source, target = interpolate(stacked, grid, mode="nearest")[0].flatten(1).bool()
+    return Region(_positions(~source), _positions(target), *(part.nonzero()[:, 0] for part in (target, ~target)))
+
+
+def _positions(keys: Tensor) -> Tensor:
+    return (keys if keys.any() else torch.ones_like(keys)).nonzero()[:, 0]
+
+
+def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool) -> Tensor:
+    """Eq. 1-3 on the target lanes; the source lane attends to itself.
+
+    Attention over a masked set of keys equals attention over the gathered keys, and each query needs only its own side
+    of M_t: so both sides together cost less than plain attention.
+
+    Args:
+        q, k, v: (lanes, heads, tokens, D); lane 0 is the source.
+        region: the masks at this layer.
+        retain: whether the object's content is the source's (Eq. 2, first case) or the target's own.
+    """
+    if not retain and not len(region.outside):
+        return scaled_dot_product_attention(q, k, v)
+    output = torch.empty_like(q)
+    output[SOURCE] = scaled_dot_product_attention(q[SOURCE], k[SOURCE], v[SOURCE])
+    targets = q[SOURCE + 1 :]
+    if len(region.outside):
+        background = _from_source(targets[:, :, region.outside], k, v, region.background_keys)
+        output[SOURCE + 1 :, :, region.outside] = background
+    if len(region.inside):
+        inside = targets[:, :, region.inside]
+        if retain:
+            content = _from_source(inside, k, v, region.object_keys)
+        else:
+            content = scaled_dot_product_attention(inside, k[SOURCE + 1 :], v[SOURCE + 1 :])
+        output[SOURCE + 1 :, :, region.inside] = content
+    return output
+
+
+def _from_source(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
+    """Att(Q, K_i, V_i; mask): all target lanes attend to the same gathered keys of the source lane."""
+    lanes, heads, tokens, width = q.shape
+    # The lanes share keys and values, so they can stand in one row of queries.
+    row = q.transpose(0, 1).reshape(heads, lanes * tokens, width)
+    output = scaled_dot_product_attention(row, k[SOURCE][:, keys], v[SOURCE][:, keys])
+    return output.reshape(heads, lanes, tokens, width).transpose(0, 1)

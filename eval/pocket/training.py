@@ -1,0 +1,114 @@
+"""What the pocket trainers share: scenes to learn from, checkpoints that survive a kill, and a log that can be plotted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from imba.scenes import SIZE, Scene, render, sample_scene
+
+HELD_OUT = 10_000_000
+"""Renderer seeds from here on are never trained on."""
+
+
+def scene(seed: int) -> Scene:
+    """The scene of a renderer seed; training uses seeds below :data:`HELD_OUT`, evaluation those from it on."""
+    return sample_scene(random.Random(seed))
+
+
+def held_out(count: int, offset: int = 0) -> list[Scene]:
+    """Scenes that no trainer has seen."""
+    return [scene(HELD_OUT + offset + i) for i in range(count)]
+
+
+def _pixels(seed: int) -> np.ndarray:
+    return np.asarray(render(scene(seed)).image)
+
+
+def pixels(count: int, cache: Path) -> np.ndarray:
+    """Training images of the seeds 0 ... count - 1, uint8 (count, 128, 128, 3), rendered once and mapped from disk."""
+    path = cache / f"scenes-{count}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
+        with ProcessPoolExecutor() as pool:
+            rendered = pool.map(_pixels, range(count), chunksize=64)
+            for i, image in enumerate(tqdm(rendered, total=count, desc="rendering", mininterval=5)):
+                images[i] = image
+        images.flush()
+        os.replace(part, path)
+    return np.load(path, mmap_mode="r")
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def cosine(step: int, steps: int, warmup: int = 100, floor: float = 0.02) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to ``floor``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class Run:
+    """A training run in a folder: ``checkpoint.pt`` (replaced atomically) and ``log.jsonl``.
+
+    ``state`` maps names to anything with ``state_dict`` and ``load_state_dict``.  Batches are drawn from a generator
+    seeded by (seed, step), so that a run that was stopped and continued sees the same data as one that was not.
+    """
+
+    def __init__(self, folder: Path, steps: int, seed: int, state: dict[str, Any], save_every: float = 120.0):
+        self.folder, self.steps, self.seed, self.state, self.save_every = folder, steps, seed, state, save_every
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = folder / "checkpoint.pt"
+        self.step = 0
+        self.seconds = 0.0
+        if self.checkpoint.exists():
+            saved = torch.load(self.checkpoint, weights_only=True)
+            for name, part in state.items():
+                part.load_state_dict(saved[name])
+            self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def generator(self, step: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, step))
+
+    def __iter__(self) -> Iterator[tuple[int, np.random.Generator]]:
+        """Yield (step, generator) for each remaining step; save every ``save_every`` seconds and at the end."""
+        started = saved = time.monotonic()
+        with tqdm(total=self.steps, initial=self.step, desc=self.folder.name, mininterval=10) as bar:
+            while self.step < self.steps:
+                torch.manual_seed(hash((self.seed, self.step)) % 2**63)
+                yield self.step, self.generator(self.step)
+                self.step += 1
+                bar.update()
+                now = time.monotonic()
+                if now - saved > self.save_every or self.step == self.steps:
+                    self.seconds += now - started
+                    started = saved = now
+                    self.save()
+
+    def save(self) -> None:
+        part = self.checkpoint.with_suffix(".part")
+        parts = {name: part_.state_dict() for name, part_ in self.state.items()}
+        torch.save({**parts, "step": self.step, "seconds": self.seconds}, part)
+        os.replace(part, self.checkpoint)
+
+    def log(self, **figures: float) -> None:
+        line = json.dumps({"step": self.step + 1, **{k: round(v, 5) for k, v in figures.items()}})
+        with open(self.folder / "log.jsonl", "a") as file:
+            file.write(line + "\n")
+        tqdm.write(line)
