@@ -100,7 +100,7 @@ TASKS: tuple[Task, ...] = (
     _replace(Scene("snow", 20_000_002, (Item("car", 0.48, 0.90, 80),)), "bus"),
     _replace(Scene("room", 20_000_003, (Item("dog", 0.52, 0.92, 78),)), "cat"),
     _replace(Scene("desert", 20_000_004, (Item("lemon", 0.46, 0.88, 68, flip=True),)), "soccer ball"),
-    _pose(Scene("meadow", 20_000_041, (Item("teddy bear", 0.50, 0.94, 72),)), "jumping"),
+    _pose(Scene("meadow", 20_000_041, (Item("teddy bear", 0.50, 0.92, 72),)), "jumping"),
     _pose(Scene("beach", 20_000_006, (Item("duck", 0.54, 0.90, 74),)), "upside down"),
     _pose(Scene("desert", 20_000_007, (Item("elephant", 0.48, 0.92, 76, flip=True),)), "on its side"),
     _pose(Scene("snow", 20_000_008, (Item("penguin", 0.46, 0.92, 70),)), "jumping"),
