@@ -308,7 +308,8 @@ def free_port() -> int:
 
 def test_a_killed_server_loses_nothing(study: Path) -> None:
     """SIGKILL between two ratings: the real process, the real port."""
-    code = "import sys, pathlib as p; from eval.study.server import serve; serve(p.Path(sys.argv[1]), port=int(sys.argv[2]))"
+    code = "import sys; from pathlib import Path as P; from eval.study.server import serve; "
+    code += "serve(P(sys.argv[1]), port=int(sys.argv[2]))"
     acknowledged = 0
     link = links(study)[0]
     for _ in range(2):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,11 +20,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eval.study import database
 from eval.study.database import Refused, Task
 from eval.study.design import Plan
-from imba.errors import UserError
 
 _HERE = Path(__file__).parent
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -42,6 +42,29 @@ HEADERS = {
     "X-Robots-Tag": "noindex",
 }
 """Sent with every response; the Referrer-Policy keeps the personal link from leaking through a followed link."""
+
+
+class _Guard:
+    """Adds the headers to every response, and refuses a body that is too long or does not say how long it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+                message["headers"] = headers.raw
+            await send(message)
+
+        if scope["type"] == "http" and scope["method"] == "POST":
+            length = Headers(scope=scope).get("content-length", "")
+            if not length.isdigit() or int(length) > _BODY:
+                await Response(status_code=413)(scope, receive, send_guarded)
+                return
+        await self.app(scope, receive, send_guarded)
 
 
 class _Strict(BaseModel):
@@ -86,18 +109,6 @@ def create_app(folder: Path) -> FastAPI:
         connection.close()
 
     app = FastAPI(title=plan.title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.method == "POST":
-            length = request.headers.get("content-length", "")
-            if not length.isdigit() or int(length) > _BODY:
-                return Response(status_code=413, headers=HEADERS)
-        response = await call_next(request)
-        for name, value in HEADERS.items():
-            response.headers[name] = value
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
@@ -176,6 +187,7 @@ def create_app(folder: Path) -> FastAPI:
         content = (media / file).read_bytes()
         return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
+    app.add_middleware(_Guard)
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     return app
 

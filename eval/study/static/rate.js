@@ -88,6 +88,7 @@ function enter(next, rest) {
     const due = rest && breakEvery > 0 && state.done > 0 && state.done % breakEvery === 0;
     if (due) $("pause-count").textContent = `${state.done} of ${state.total} pictures are rated.`;
     show(due ? "pause" : "rating");
+    window.scrollTo(0, 0);
     seen = 0;
     since = performance.now();
   }
@@ -100,6 +101,7 @@ async function rate(question, value) {
   const open = answers.indexOf(null);
   active = open < 0 ? question : open;
   paint();
+  rows[active].scrollIntoView({ block: "nearest" }); // on a phone not all questions fit
   if (open >= 0) return;
   busy = true;
   paint();
