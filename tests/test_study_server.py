@@ -300,6 +300,27 @@ def test_export_is_anonymous(study: Path, client: TestClient) -> None:
     assert len(orders) > 1  # pseudonyms are drawn anew
 
 
+def test_the_export_says_what_the_study_says(study: Path, client: TestClient, tmp_path: Path) -> None:
+    pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
+    from eval.study import aggregate
+
+    for number, link in enumerate(links(study)):
+        for turn in range(12):
+            rate(client, link, {q: (number + turn * i) % 6 + 1 for i, q in enumerate(QUESTIONS)})
+            if turn == number == 0:
+                early = ratings.read_study(study)  # a first picture, be it a control, must not break anything
+                assert len(aggregate.rater_table(early, aggregate.Limits())) == 1
+    ratings.write_csv(ratings.export(study), tmp_path / "export.csv")
+    one = aggregate.aggregate(ratings.read_study(study))
+    two = aggregate.aggregate(ratings.read(tmp_path / "export.csv"))
+    keys = ["method", "question"]
+    assert one.means.sort_values(keys).reset_index(drop=True).equals(two.means.sort_values(keys).reset_index(drop=True))
+    columns = ["controls_wrong", "repeat_difference", "same_answers", "one_value", "flags"]
+    assert sorted(map(str, one.raters[columns].to_numpy())) == sorted(map(str, two.raters[columns].to_numpy()))
+    assert one.raters["controls_wrong"].notna().all() and one.raters["repeat_difference"].notna().all()
+    assert aggregate.write(one, tmp_path / "out")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -81,7 +81,8 @@ def aggregate(
         study: the ratings.
         drop: raters to leave out.
         drop_flagged: leave out every flagged rater.
-        interval: "t" (:func:`~eval.study.statistics.two_way`) or "bootstrap" (``pigeonhole``).
+        interval: of the means, "t" (:func:`~eval.study.statistics.two_way`) or "bootstrap" (``pigeonhole``); the pairs'
+            are always "t".
         limits: of the flags.
         seed: of the bootstrap.
 
@@ -102,8 +103,8 @@ def aggregate(
         ratings = ratings[~removed]
         if ratings.empty:
             raise UserError("every rater was dropped: look at the flags, or drop fewer")
-    if len(flagged) and not drop_flagged:
-        notes.append(f"flagged, and counted all the same: {', '.join(r for r in flagged if r not in gone) or 'none'}")
+    if kept := [rater for rater in flagged if rater not in gone]:
+        notes.append(f"flagged, and counted all the same: {', '.join(kept)}")
     extra = ratings["role"].value_counts()
     for role in ("repeat", "control"):
         if role in extra:

@@ -152,7 +152,7 @@ def correlate(
     runs: Annotated[list[Path], typer.Argument(help="Run folders with scores.")],
     out: Annotated[Path | None, typer.Option(help="CSV file for the correlations.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="TOML file that says how to read another study's CSV.")] = None,
-    draws: Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")] = 500,
+    draws: Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")] = 200,
     seed: _Seed = 0,
 ) -> None:
     """How well each automatic metric follows the raters."""

@@ -39,7 +39,7 @@ def read_scores(runs: Sequence[Path]) -> pd.DataFrame:
     return scores
 
 
-def correlate(study: Study, scores: pd.DataFrame, draws: int = 500, seed: int = 0) -> pd.DataFrame:
+def correlate(study: Study, scores: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
     """Rank correlations of each metric with each question's mean opinion scores.
 
     Three levels: ``sample`` (every edit a point: method and sample), ``within`` (the methods ranked on one sample,
