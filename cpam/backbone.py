@@ -146,6 +146,21 @@ class Backbone:
         room = tokenizer.model_max_length - 2  # start and end token
         return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
 
+    def word_positions(self, prompt: str, part: str | None = None) -> list[int]:
+        """Positions of a prompt's words among its tokens, start, end and padding left out.
+
+        Args:
+            part: words of the prompt; only theirs are given, or all where they do not stand in the prompt.
+        """
+        tokenizer = self.pipeline.tokenizer
+        room = tokenizer.model_max_length - 2
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids[:room]
+        wanted = tokenizer(part, add_special_tokens=False).input_ids if part else []
+        for start in range(len(ids) - len(wanted) + 1):
+            if wanted and ids[start : start + len(wanted)] == wanted:
+                return list(range(1 + start, 1 + start + len(wanted)))
+        return list(range(1, 1 + len(ids)))
+
     # diffusion ------------------------------------------------------------------------------------------------------
 
     def schedule(self, steps: int) -> Schedule:

@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from PIL import Image
 
 from cpam.source import Source
+from imba.errors import UserError
 from imba.sample import Sample
 
 
@@ -55,3 +57,16 @@ class Editor(Protocol):
 def parameter(default: Any, help: str, source: str) -> Any:
     """A field of an editor: its default, what it does, and where the default comes from."""
     return dataclasses.field(default=default, metadata={"help": help, "source": source})
+
+
+def source_mask(sample: Sample, source: Source) -> np.ndarray:
+    """M_s, bool (resolution, resolution).
+
+    Raises:
+        UserError: the sample has no mask, or nothing of it is left at the backbone's resolution.
+    """
+    if source.mask is None:
+        raise UserError(f"sample {sample.id}: no mask; this method needs the region to alter")
+    if not source.mask.any():
+        raise UserError(f"sample {sample.id}: its mask marks nothing to alter; draw the region in white")
+    return source.mask

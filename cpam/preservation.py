@@ -62,20 +62,26 @@ def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool) -> T
     output[SOURCE] = scaled_dot_product_attention(q[SOURCE], k[SOURCE], v[SOURCE])
     targets = q[SOURCE + 1 :]
     if len(region.outside):
-        background = _from_source(targets[:, :, region.outside], k, v, region.background_keys)
+        background = from_source(targets[:, :, region.outside], k, v, region.background_keys)
         output[SOURCE + 1 :, :, region.outside] = background
     if len(region.inside):
         inside = targets[:, :, region.inside]
         if retain:
-            content = _from_source(inside, k, v, region.object_keys)
+            content = from_source(inside, k, v, region.object_keys)
         else:
             content = scaled_dot_product_attention(inside, k[SOURCE + 1 :], v[SOURCE + 1 :])
         output[SOURCE + 1 :, :, region.inside] = content
     return output
 
 
-def _from_source(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
-    """Att(Q, K_i, V_i; mask): all target lanes attend to the same gathered keys of the source lane."""
+def from_source(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
+    """Att(Q, K_i, V_i; mask): all target lanes attend to the same gathered keys of the source lane.
+
+    Args:
+        q: queries of the target lanes, (lanes - 1, heads, queries, D).
+        k, v: of all lanes, (lanes, heads, tokens, D).
+        keys: positions among the tokens, int (keys,).
+    """
     lanes, heads, tokens, width = q.shape
     # The lanes share keys and values, so they can stand in one row of queries.
     row = q.transpose(0, 1).reshape(heads, lanes * tokens, width)

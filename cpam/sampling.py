@@ -73,3 +73,13 @@ def _loop(
             control.after_step()
         target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
     return target
+
+
+def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
+    """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (1, C, h, w) float32."""
+    schedule = trajectory.schedule
+    latents, null = trajectory.latents[-1], backbone.embed("")
+    levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
+    for timestep, alpha, previous_alpha in levels:
+        latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)
+    return latents

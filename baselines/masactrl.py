@@ -1,0 +1,83 @@
+"""MasaCtrl: mutual self-attention control (Cao et al., ICCV 2023; github.com/TencentARC/MasaCtrl)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from cpam.attention import AttentionControl
+from cpam.editing import Capabilities, parameter, source_mask
+from cpam.preservation import Region, from_source, region
+from cpam.sampling import SOURCE
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from imba.sample import Sample
+
+CODE = "github.com/TencentARC/MasaCtrl, masactrl/masactrl.py"
+
+
+class MutualControl(AttentionControl):
+    """Target queries attend to the source's keys and values from a step and a layer on.
+
+    Args:
+        start_step, start_layer: the first sampling step and self-attention layer, both from 0.
+        mask: bool (H, W); if given, what lies inside and outside of it attends to the same side of the source.
+    """
+
+    def __init__(self, start_step: int = 4, start_layer: int = 10, mask: Tensor | None = None):
+        self.start_step, self.start_layer, self.mask = start_step, start_layer, mask
+        self._regions: dict[int, Region] = {}
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.step < self.start_step or layer < self.start_layer:
+            return scaled_dot_product_attention(q, k, v)
+        output = torch.empty_like(q)
+        output[SOURCE] = scaled_dot_product_attention(q[SOURCE], k[SOURCE], v[SOURCE])
+        targets = q[SOURCE + 1 :]
+        if self.mask is None:
+            everything = torch.arange(k.shape[2], device=k.device)
+            output[SOURCE + 1 :] = from_source(targets, k, v, everything)
+            return output
+        tokens = q.shape[2]
+        if tokens not in self._regions:
+            self._regions[tokens] = region(self.mask, self.mask, tokens)
+        sides = self._regions[tokens]
+        for queries, keys in ((sides.inside, sides.object_keys), (sides.outside, sides.background_keys)):
+            if len(queries):
+                output[SOURCE + 1 :, :, queries] = from_source(targets[:, :, queries], k, v, keys)
+        return output
+
+
+@dataclass(frozen=True)
+class MasaCtrl:
+    """MasaCtrl with the inversion's trajectory as its source branch."""
+
+    name: ClassVar[str] = "masactrl"
+    title: ClassVar[str] = "MasaCtrl"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = "Cao et al., MasaCtrl, ICCV 2023; github.com/TencentARC/MasaCtrl"
+    capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True, caption_free=True, mask_control=True)
+
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", "playground_real.ipynb of " + CODE[:30])
+    step: int = parameter(4, "first step with mutual attention, from 0", CODE)
+    layer: int = parameter(10, "first self-attention layer with mutual attention, from 0", CODE)
+    trajectory: bool = parameter(True, "take the source branch from the inversion at each step", "ref_intermediate_latents")
+    masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        mask = torch.from_numpy(source_mask(sample, source)).to(source.backbone.device) if self.masked else None
+        control = MutualControl(self.step, self.layer, mask)
+        latents = denoise(
+            source.backbone,
+            source.trajectory,
+            sample.target_prompt,
+            guidance=self.guidance,
+            control=control,
+            follow=self.trajectory,
+        )
+        return source.backbone.decode(latents)

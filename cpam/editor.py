@@ -1,0 +1,241 @@
+"""CPAM: Context-Preserving Adaptive Manipulation (Vo et al.), the paper's Algorithm 1."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from cpam.attention import AttentionControl
+from cpam.backbone import Backbone
+from cpam.editing import Capabilities, parameter, source_mask
+from cpam.localization import localize
+from cpam.masks import Shape, target_mask
+from cpam.preservation import Region, preserve, region
+from cpam.refinement import Refinement
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from imba.sample import Kind, Sample
+
+class PreservingControl(AttentionControl):
+    """CPAM inside attention: Eq. 1-3 in self-attention, Eq. 4 in cross-attention.
+
+    Args:
+        mask_source, mask_target: M_s and the first M_t, bool (H, W).
+        retain: whether the object is retained (Eq. 2).
+        start_step, start_layer: first step and self-attention layer, both from 0, in which it is.
+        preservation, localization: switches of the two modules (the ablation of Figure 6).
+        refinement: how M_t follows the generated object, or None to keep it.
+        normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
+        seed: of that draw.
+    """
+
+    def __init__(
+        self,
+        mask_source: Tensor,
+        mask_target: Tensor,
+        *,
+        retain: bool,
+        start_step: int = 3,
+        start_layer: int = 7,
+        preservation: bool = True,
+        localization: bool = True,
+        refinement: Refinement | None = None,
+        normal_layers: float = 0.0,
+        seed: int = 0,
+    ):
+        self.mask_source, self.mask_target = mask_source, mask_target
+        self.retain, self.start_step, self.start_layer = retain, start_step, start_layer
+        self.preservation, self.localization = preservation, localization
+        self.refinement, self.normal_layers = refinement, normal_layers
+        self._seed = seed
+        self._regions: dict[int, Region] = {}
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if not self.preservation or self._runs_as_usual(layer):
+            return scaled_dot_product_attention(q, k, v)
+        retain = self.retain and self.step >= self.start_step and layer >= self.start_layer
+        return preserve(q, k, v, self._region(q.shape[2]), retain)
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.refinement:
+            self.refinement.collect(q, k)
+        if not self.localization:
+            return scaled_dot_product_attention(q, k, v)
+        return localize(q, k, v, self._region(q.shape[2]))
+
+    def after_step(self) -> None:
+        if self.refinement and (mask := self.refinement.refined(self.step, self.mask_target.shape)) is not None:
+            self.mask_target = mask
+            self._regions.clear()
+
+    def _region(self, tokens: int) -> Region:
+        if tokens not in self._regions:
+            self._regions[tokens] = region(self.mask_source, self.mask_target, tokens)
+        return self._regions[tokens]
+
+    def _runs_as_usual(self, layer: int) -> bool:
+        # Seeded by step and layer rather than by the order of calls, so that nothing else can shift the draw.
+        return (
+            self.normal_layers > 0
+            and random.Random(f"{self._seed}/{self.step}/{layer}").random() < self.normal_layers
+        )
+
+
+@dataclass(frozen=True)
+class CPAM:
+    """CPAM as an editor; the defaults are the paper's.
+
+    ``preservation`` and ``localization`` are the switches of the ablation (Figure 6).  The region M_t follows from the
+    sample's kind of edit (Section 4.4, :func:`cpam.masks.target_mask`).
+    """
+
+    name: ClassVar[str] = "cpam"
+    title: ClassVar[str] = "CPAM"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = "Vo et al., CPAM: Context-Preserving Adaptive Manipulation for Zero-Shot Real Image Editing"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        local_edit=True, object_removal=True, caption_free=True, mask_control=True, high_guidance=True
+    )
+
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", "Section 5.1")
+    preservation: bool = parameter(True, "adapt self-attention (Eq. 1-3)", "Section 4.2")
+    localization: bool = parameter(True, "keep the prompt inside M_t (Eq. 4)", "Section 4.3")
+    start_step: int = parameter(3, "first step, from 0, that keeps a retained object", "Eq. 2, T = 3, steps counted from 1")
+    start_layer: int = parameter(
+        8, "first self-attention layer, from 0, that keeps a retained object", "Eq. 2, L = 8, layers counted from 1"
+    )
+    normal_layers: float = parameter(0.1, "share of self-attention layers left as they are, drawn anew each step", "4.2.3")
+    shape: Shape = parameter("dilate", "first M_t of replace and pose: dilate, hull or source", "Section 4.4, release")
+    margin: float = parameter(0.1, "edge of the dilating square as a share of sqrt(area of M_s)", "authors' release")
+    refine: bool = parameter(False, "let M_t of replace and pose follow cross-attention", "Section 4.4")
+    refine_step: int = parameter(1, "first step, from 0, with a refined mask (T_m)", "authors' release")
+    refine_threshold: float = parameter(0.45, "cut of the scaled cross-attention, in [0, 1]", "authors' release")
+    refine_words: Literal["prompt", "object"] = parameter(
+        "prompt", "words whose attention counts: all of P_t or the object prompt's", "authors' release"
+    )
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        """Algorithm 1.
+
+        Raises:
+            UserError: the sample has no mask or an empty one.
+        """
+        control = self.control(sample, source, seed)
+        latents = denoise(
+            source.backbone, source.trajectory, sample.target_prompt, guidance=self.guidance, control=control
+        )
+        return source.backbone.decode(latents)
+
+    def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
+        """What CPAM does inside attention for a sample."""
+        backbone = source.backbone
+        mask = source_mask(sample, source)
+        first = target_mask(mask, sample.kind, self.shape, self.margin)
+        follows = self.refine and sample.kind in ("replace", "pose")
+        return PreservingControl(
+            torch.from_numpy(mask).to(backbone.device),
+            torch.from_numpy(first).to(backbone.device),
+            # A background edit's M_t is the background itself, which must be free to change.
+            retain=sample.retain_object and sample.kind != "background",
+            start_step=self.start_step,
+            start_layer=self.start_layer,
+            preservation=self.preservation,
+            localization=self.localization,
+            refinement=self._refinement(sample, backbone) if follows else None,
+            normal_layers=self.normal_layers,
+            seed=seed,
+        )
+
+    def _refinement(self, sample: Sample, backbone: Backbone) -> Refinement:
+        words = backbone.word_positions(
+            sample.target_prompt, sample.object_prompt if self.refine_words == "object" else None
+        )
+        return Refinement(words, backbone.unet.config.sample_size**2, self.refine_step, self.refine_threshold)
+
+    @classmethod
+    def from_pretrained(
+        cls, backbone: str = "sd15", device: str = "cpu", dtype: str = "float32", **parameters: Any
+    ) -> CPAMPipeline:
+        """CPAM on a backbone, for editing single pictures.
+
+        Args:
+            backbone: ``pocket``, ``sd15``, a hub id, or a folder in diffusers' layout.
+            device, dtype: where and how the networks run.
+            parameters: any of this class's fields.
+
+        Example:
+            >>> editor = CPAM.from_pretrained("pocket")  # doctest: +SKIP
+            >>> edited = editor(image, mask, "a photo of an orange on a beach")  # doctest: +SKIP
+        """
+        return CPAMPipeline(cls(**parameters), Backbone.load(backbone, device, dtype))
+
+
+@dataclass(frozen=True)
+class CPAMRelease(CPAM):
+    """CPAM with what the authors' released code does where it departs from the paper."""
+
+    name: ClassVar[str] = "cpam-release"
+    title: ClassVar[str] = "CPAM (release)"
+
+    start_layer: int = parameter(
+        7, "first self-attention layer, from 0, that keeps a retained object", "authors' release"
+    )
+    normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
+
+
+@dataclass
+class CPAMPipeline:
+    """An editor on a loaded backbone: call it with an image, a mask and a prompt."""
+
+    editor: CPAM
+    backbone: Backbone
+
+    def __call__(
+        self,
+        image: Image.Image,
+        mask: np.ndarray | Image.Image,
+        prompt: str,
+        *,
+        kind: Kind = "replace",
+        object_prompt: str = "",
+        retain_object: bool = False,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> Image.Image:
+        """Edit one picture.
+
+        Args:
+            image: the picture, any size; it is worked on as a square of the backbone's resolution.
+            mask: the region to alter, non-zero where it is; an image, or an array (H, W).  For ``kind="background"``
+                that is the background.
+            prompt: what the edited picture shows (P_t).
+            kind: the kind of edit (Section 4.4).
+            object_prompt: the words of the prompt that name the object.
+            retain_object: keep the object's identity (Eq. 2).
+            steps: of DDIM, for the inversion and for the editing.
+            seed: of the draw of normal layers.
+
+        Returns:
+            RGB, ``backbone.resolution`` an edge.
+
+        Raises:
+            UserError: the mask is empty or of another size than the image.
+        """
+        region = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
+        sample = Sample(
+            id="picture",
+            image=image,
+            mask=region,
+            target_prompt=prompt,
+            object_prompt=object_prompt,
+            retain_object=retain_object,
+            kind=kind,
+        )
+        return self.editor.edit(sample, Source(sample, self.backbone, steps), seed)
