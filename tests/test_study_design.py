@@ -91,7 +91,7 @@ def test_init(run: Path, tmp_path: Path) -> None:
         links = list(csv.DictReader(file))
     assert [row["rater"] for row in links] == ["r01", "r02", "r03"]
     assert len({row["link"] for row in links}) == 3
-    assert (out / "links.csv").stat().st_mode & 0o077 == 0
+    assert (out / "links.csv").stat().st_mode & 0o077 == 0 and out.stat().st_mode & 0o077 == 0
     token = links[0]["link"].removeprefix("/r/")
     assert token.encode() not in (out / "study.db").read_bytes()  # a copy of the database opens nobody's tasks
 

@@ -53,7 +53,7 @@ def init(
     minutes = made.pictures * seconds / 60
     echo(
         f"about {minutes:.0f} minutes a rater at {seconds:g} s a picture (an assumption), "
-        f"{minutes * made.raters / 60:.0f} hours in all"
+        f"{minutes * made.raters / 60:.1f} hours in all"
     )
     echo(f"methods: {', '.join(made.methods)}")
     echo(
@@ -138,7 +138,7 @@ def aggregate(
     else:
         _print_frame("Pairs (paired by rater and image, Holm within a question)", close)
     flagged = report.raters[report.raters["flags"] != ""]
-    _print_frame(f"Raters flagged: {len(flagged)} of {len(report.raters)}", flagged)
+    _print_frame(f"Raters flagged: {len(flagged)} of {len(report.raters)}", flagged[["rater", "flags"]])
     for note in report.notes:
         typer.echo(f"note: {note}")
     if out:

@@ -327,7 +327,8 @@ def init(
     part = out.with_name(out.name + ".part")
     if part.exists():
         shutil.rmtree(part)
-    (part / "media").mkdir(parents=True)
+    part.mkdir(parents=True, mode=0o700)  # what raters say is theirs
+    (part / "media").mkdir()
     connection = database.create(part / database.NAME)
     links: list[tuple[str, str]] = []
     with database.transaction(connection):
