@@ -152,3 +152,8 @@ def train(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def save_half(pipeline: StableDiffusionPipeline, target: Path) -> None:
+    """Write a pipeline in diffusers' layout with float16 weights."""
+    pipeline.to(dtype=torch.float16).save_pretrained(target)
