@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Benchmark of text-guided editing of real images, around IMBA: edit, score, compare.",
     epilog="Without a network or a GPU, cpam-bench run does it all on small parts that it brings along (pocket).",
 )
@@ -33,7 +34,10 @@ app = typer.Typer(
 RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
 
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),
+]
 Clip = Annotated[
     str | None,
     typer.Option(
@@ -81,8 +85,8 @@ def methods(
             _print_parameters(console, name, editor)
     elif editors:
         console.print("cpam-bench methods NAME shows the parameters of a method.")
-    for name, reason in broken.items():
-        _say(f"broken: {name}: {reason}")
+    for reason in broken.values():
+        _say(f"broken: {reason}")
 
 
 def _print_parameters(console: Console, name: str, editor: Any) -> None:
@@ -119,9 +123,11 @@ def run(
             metavar="DIR", help="Folder of the run.", show_default=f"{RUNS}/DATASET-BACKBONE", file_okay=False
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Edit only the first so many samples.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="DDIM steps of the inversion and of the editing.")] = 50,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
     device: Device = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
@@ -170,11 +176,12 @@ def run(
     description = runner.describe_run(
         arguments, data, data.samples, model, editors, steps=steps, seed=seed, dtype=dtype, device=place
     )
+    # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
+    # takes no room from the editing.
+    scorer = load_clip(clip or default_clip(data.is_pocket))
     folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
     with locked(folder):
         store = Store.create_or_resume(folder, description)
-        # Before the editing, so that a scorer that cannot be had is known now and not hours later.
-        scorer = load_clip(clip or default_clip(store), place)
         _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
         try:
             failures = runner.run(store, data.samples, editors, model)

@@ -46,6 +46,13 @@ class ClipScorer:
     context_length: int
     _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
+    def to(self, device: str) -> ClipScorer:
+        """Move the model; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self._texts.clear()
+        return self
+
     @torch.inference_mode()
     def similarity(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Cosine similarity of each picture with its prompt, (B,) float32 on the CPU, in [-1, 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from eval.store import Store, write_rows
 from imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
-"""The metrics of the paper's Table 2: those of the terminal's table and of the paired comparison."""
+"""The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
 
 _COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
 _TITLES = {"clip_score": "CLIPScore ↑", "lpips_background": "LPIPS (background) ↓"}
@@ -34,8 +35,8 @@ class Leaderboard:
         title: what was measured on what; says ``pocket`` where data or backbone are.
         notes: what a reader must know besides.
         rows: one a method: method, n, failed, then each metric with _low, _high and _n, then the mean costs.
-        paired: the first editing method against each other one on the samples that both have:
-            method, against, metric, difference, low, high, n.
+        paired: every two methods on the samples that both have:
+            method, against, metric, difference (method - against), low, high, n.
         references: the methods of ``rows`` that edit nothing or freely, and only bound the scale.
     """
 
@@ -103,7 +104,7 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
             notes.append(f"{_TITLES[metric]}: not defined for {undefined} edits, which its mean leaves out")
     return Leaderboard(
-        _title(stores), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics, references), references
+        _title(stores), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
     )
 
 
@@ -153,7 +154,7 @@ def render(board: Leaderboard) -> Group:
         + _cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
         + f", n = {row['n']}"
         for row in board.paired.to_dict("records")
-        if row["against"] not in board.references
+        if row["method"] == board.rows.loc[0, "method"] and row["against"] not in board.references
     ]
     if lines:
         parts.append(Text("\n".join(["Paired on the same samples:", *lines])))
@@ -173,14 +174,12 @@ def _columns(metric: str, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _paired(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str], references: list[str]) -> pd.DataFrame:
-    present: list[str] = table.loc[table["n"] > 0, "method"].tolist()
-    first = next((method for method in present if method not in references), None)
+def _paired(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    order: list[str] = table["method"].tolist()
     rows = []
-    for other in present:
-        if first is None or other == first:
-            continue
-        for metric in (metric for metric in SHOWN if metric in metrics):
+    for metric in (metric for metric in SHOWN if metric in metrics):
+        scored = set(scores.loc[scores["metric"] == metric, "method"])
+        for first, other in itertools.combinations((method for method in order if method in scored), 2):
             estimate = paired_difference(scores, first, other, metric)
             rows.append((first, other, metric, estimate.mean, estimate.low, estimate.high, estimate.n))
     return pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
@@ -214,7 +213,7 @@ def _measured(store: Store, protocol: dict[str, Any]) -> dict[str, Any]:
         "masks": run.protocol["masks"],
     }
     for name, metric in protocol["metrics"].items():
-        keys |= {f"{name}, {key}": value for key, value in metric.items()}
+        keys |= {f"{name}, {key}": value for key, value in metric.items() if key != "scorer"}
     return keys
 
 

@@ -245,7 +245,10 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of two batches (B, 3, H, W) in [0, 1]: (B,)."""
+    """Structural similarity (Wang et al. 2004) of two batches (B, 3, H, W) in [0, 1]: (B,).
+
+    Equal pictures have 1 but for about 1e-4: torchmetrics takes variances as differences, which float32 rounds.
+    """
     values: Tensor = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
     return values.reshape(len(a))
 

@@ -65,7 +65,7 @@ def load(name: str) -> type[Editor]:
     try:
         editor = point.load()
     except Exception as error:  # anything at all can go wrong in somebody else's module
-        package = " ".join(distribution(point)) or "an unknown package"
+        package = " ".join(distribution(point)).strip() or "an unknown package"
         message = f"method {name!r} (from {package}, {point.value}) cannot be loaded: {type(error).__name__}: {error}"
         raise UserError(message) from error
     lacking = [attribute for attribute in _REQUIRED if not hasattr(editor, attribute)]
@@ -77,7 +77,7 @@ def load(name: str) -> type[Editor]:
 
 
 def load_all() -> tuple[dict[str, type[Editor]], dict[str, str]]:
-    """All editors that load, and for those that do not: name -> what is wrong."""
+    """All editors that load, reference rows last, and for those that do not: name -> what is wrong."""
     editors: dict[str, type[Editor]] = {}
     broken: dict[str, str] = {}
     for name in sorted(entry_points()):
@@ -85,7 +85,7 @@ def load_all() -> tuple[dict[str, type[Editor]], dict[str, str]]:
             editors[name] = load(name)
         except UserError as error:
             broken[name] = str(error)
-    return editors, broken
+    return dict(sorted(editors.items(), key=lambda item: not item[1].edits)), broken
 
 
 def split(methods: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import logging
@@ -35,7 +36,7 @@ PROTOCOL = {
     "images": "RGB, resized to a square of the backbone's resolution, bicubic with antialiasing (Pillow)",
     "masks": "alteration mask (True where the picture may change), resized nearest neighbour",
     "seconds": "wall time of one edit; the inversion that methods share is recorded apart",
-    "peak_memory": "CUDA: torch's highest allocation during the edit; CPU: highest resident size of the process",
+    "peak_memory": "weights included; CUDA: torch's highest allocation, CPU: the process's highest resident size",
 }
 """How pictures are prepared and costs are measured; stored with every run."""
 
@@ -131,10 +132,11 @@ def describe_editor(label: str, editor: Editor) -> dict[str, Any]:
         "edits": editor.edits,
         "parameters": registry.parameters(editor),
         "reference": editor.reference,
-        "package": " ".join(registry.distribution(point)) if point else "",
+        "package": " ".join(registry.distribution(point)).strip() if point else "",
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what an edit looks like."""
     found = {"python": platform.python_version()}
@@ -206,7 +208,11 @@ def run(
     total = sum(map(len, pending.values()))
     # Methods take turns and differ in cost, so the plain average over all edits foretells the rest best (smoothing 0).
     with tqdm(
-        total=total, unit="edit", smoothing=0, dynamic_ncols=True, disable=None if progress is None else not progress
+        total=total,
+        unit="edit",
+        smoothing=0,
+        dynamic_ncols=True,
+        disable=not total or (None if progress is None else not progress),
     ) as bar:
         for sample in samples:
             if pending[sample.id] or not store.has_task(sample.id):

@@ -39,9 +39,9 @@ class Scores:
     truncated: list[str]
 
 
-def default_clip(store: Store) -> str:
-    """The scorer that fits a run's data: the pocket CLIP knows pocket scenes and nothing else."""
-    return "pocket" if store.run.dataset["pocket"] else DEFAULT
+def default_clip(pocket: bool) -> str:
+    """The scorer that fits the data: the pocket CLIP knows pocket scenes and nothing else."""
+    return "pocket" if pocket else DEFAULT
 
 
 def choose(names: Sequence[str] | None) -> list[str]:
@@ -77,10 +77,10 @@ def score(
     chosen = choose(names)
     tasks, edits, damaged = _collect(store)
     if clip is None:
-        clip = default_clip(store)
+        clip = default_clip(store.run.dataset["pocket"])
     if isinstance(clip, str) and any(METRICS[name].uses == "clip" for name in chosen):
         clip = load_clip(clip, device)
-    models = Models(clip if isinstance(clip, ClipScorer) else None, device)
+    models = Models(clip.to(device) if isinstance(clip, ClipScorer) else None, device)
     protocols = {name: models.describe(METRICS[name]) for name in chosen}
 
     inputs = _digest(tasks, edits)

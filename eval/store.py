@@ -107,7 +107,8 @@ def _decisive(run: Run) -> dict[str, Any]:
         "device": run.device,
     }
     keys |= {f"backbone.weights.{part}": digest for part, digest in run.backbone["weights"].items()}
-    keys |= {f"protocol.{key}": text for key, text in run.protocol.items()}
+    # How costs are measured decides no picture.
+    keys |= {f"protocol.{key}": run.protocol[key] for key in ("images", "masks")}
     for label, method in run.methods.items():
         keys |= {f"methods.{label}.{key}": value for key, value in method["parameters"].items()}
     return keys

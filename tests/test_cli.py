@@ -28,9 +28,14 @@ def points(monkeypatch):
         "reconstruction": "run_helpers:Brighten",
         "ddim": "run_helpers:Noise",
     }
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda group: [_point(name, value) for name, value in found.items()]
-    )
+    installed = importlib.metadata.entry_points
+
+    def entry_points(**chosen):
+        if chosen.get("group") != GROUP:
+            return installed(**chosen)
+        return [_point(name, value) for name, value in found.items()]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     return found
 
 
@@ -225,8 +230,8 @@ def test_methods_lists_editors_and_survives_a_broken_one(cli, points):
     code, out, err = cli("methods")
     assert code == 0
     assert "brighten" in out and "local edit" in out and "fine tuned" in out and "✓" in out
-    assert "broken: lost" in err and "No module named 'no_such_module'" in err
-    assert "broken: odd" in err and "is not an editor" in err
+    assert "broken: method 'lost'" in err and "No module named 'no_such_module'" in err
+    assert "broken: method 'odd'" in err and "is not an editor" in err
     code, _, err = cli("run", "--methods", "lost")
     assert code == 2 and "cannot be loaded" in err
 

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -56,13 +58,14 @@ def test_failures_and_unequal_rows_are_told(run):
     assert row["lpips_background"] == 0
 
 
-def test_paired_differences_are_against_the_first_method(run):
+def test_paired_differences_of_every_two_methods(run):
     paired = leaderboard([run]).paired
-    assert set(paired["method"]) == {"noise"}
-    assert list(paired[paired["metric"] == "lpips_background"]["n"]) == [4, 4, 3]
+    assert list(paired[paired["metric"] == "lpips_background"]["n"]) == [4, 4, 3, 4, 3, 3]
     table = read_scores(run).pivot_table(index=["metric", "sample"], columns="method", values="value")
     by_hand = (table.loc["lpips_background"]["noise"] - table.loc["lpips_background"]["brighten"]).mean()
-    row = paired[(paired["against"] == "brighten") & (paired["metric"] == "lpips_background")].iloc[0]
+    row = paired[
+        (paired["method"] == "noise") & (paired["against"] == "brighten") & (paired["metric"] == "lpips_background")
+    ].iloc[0]
     assert row["difference"] == pytest.approx(by_hand)
     assert row["low"] <= row["difference"] <= row["high"]
 
@@ -81,15 +84,16 @@ def test_written_tables_read_back(run, tmp_path):
         "clip_score_high",
     ]
     assert read["lpips_background"].tolist() == pytest.approx(board.rows["lpips_background"].tolist())
-    assert len(pd.read_csv(tmp_path / "paired.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "paired.csv")) == 12
 
 
-def test_reference_rows_stand_below_and_are_no_first_method(clip, tmp_path, monkeypatch):
+def test_reference_rows_stand_below(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(Noise, "edits", False)
     board = leaderboard([_run(tmp_path / "run", clip, Noise(), Brighten())])
     assert list(board.rows["method"]) == ["brighten", "noise"]
     assert board.references == ["noise"]
     assert set(board.paired["method"]) == {"brighten"}
+    assert "Paired" not in _text(board), "the terminal compares methods, and a reference row is none"
 
 
 def test_pocket_is_never_mistaken_for_the_paper(run, clip, tmp_path):
@@ -110,7 +114,7 @@ def test_terminal_table(run):
     text = _text(leaderboard([run]))
     for words in ("CLIPScore ↑", "LPIPS (background) ↓", "seconds an edit", "failed", "brighten:amount=40", "95 %"):
         assert words in text, words
-    assert "lpips_background: noise − brighten = " in text
+    assert "lpips_background: noise − brighten = " in text and "brighten − " not in text
 
 
 def test_one_sample_has_no_interval(clip, tmp_path):
@@ -183,6 +187,16 @@ def test_a_run_that_is_not_scored(tmp_path):
     run_all(tmp_path, editors(Brighten()), samples(1))
     with pytest.raises(UserError, match="cpam-bench score"):
         leaderboard([tmp_path])
+
+
+def test_edits_without_a_background_are_counted_out(clip, tmp_path):
+    todo = [replace(sample, mask=np.ones((64, 64), bool)) if i == 1 else sample for i, sample in enumerate(samples(3))]
+    run_all(tmp_path, editors(Brighten()), todo)
+    score(Store.open(tmp_path), clip=clip)
+    board = leaderboard([tmp_path])
+    assert board.rows.loc[0, ["n", "clip_score_n", "lpips_background_n"]].tolist() == [3, 3, 2]
+    assert board.rows.loc[0, "lpips_background"] > 0
+    assert any("not defined for 1 edits" in note for note in board.notes)
 
 
 def test_samples_that_are_not_edited_yet_are_told(clip, tmp_path):

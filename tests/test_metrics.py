@@ -63,7 +63,7 @@ def test_an_edit_that_changes_nothing(models):
     for name in ("lpips_background", "lpips_background_spatial", "mse_background", "lpips_truth", "lpips_truth_region"):
         assert values[name] == 0, name
     assert values["psnr_background"] == PSNR_CAP
-    assert values["ssim_background"] == pytest.approx(1)
+    assert values["ssim_background"] == pytest.approx(1, abs=5e-4)
     assert math.isfinite(values["clip_score"])
 
 
@@ -73,7 +73,7 @@ def test_what_happens_inside_the_mask_is_no_matter_of_the_background(models):
     values = _one(_batch(edit), models)
     assert values["lpips_background"] == 0
     assert values["mse_background"] == 0
-    assert values["ssim_background"] == pytest.approx(1)
+    assert values["ssim_background"] == pytest.approx(1, abs=5e-4)
     # The network sees across the mask's edge: the spatial convention charges some of the change to the background.
     assert values["lpips_background_spatial"] > 0
 
@@ -87,7 +87,7 @@ def test_background_errors_by_hand(models):
     assert values["mse_background"] == pytest.approx(expected, rel=1e-5)
     assert values["psnr_background"] == pytest.approx(-10 * math.log10(expected), rel=1e-5)
     assert values["lpips_background"] > 0.001
-    assert values["ssim_background"] < 1
+    assert values["ssim_background"] < 0.99
 
 
 def test_psnr_is_torchmetrics():
