@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eval import cli_data, cli_pocket
+from eval.study import cli as cli_study
 from imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -308,18 +310,9 @@ def _quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _add_subcommands() -> None:
-    import importlib
-
-    for name, module in (("data", "eval.cli_data"), ("pocket", "eval.cli_pocket"), ("study", "eval.study.cli")):
-        try:
-            app.add_typer(importlib.import_module(module).app, name=name)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-
-
-_add_subcommands()
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_pocket.app, name="pocket")
+app.add_typer(cli_study.app, name="study")
 
 
 def main() -> None:
