@@ -301,11 +301,12 @@ def _file_name(name: str) -> str:
 
 
 def _quiet() -> None:
-    """Keep libraries' own progress bars and chatter out of ours; warnings stay."""
+    """Keep libraries' own progress bars and chatter out of ours."""
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # it warns of casts to float32 even where there is nothing to cast
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
