@@ -66,7 +66,9 @@ class MasaCtrl:
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "playground_real.ipynb of " + CODE[:30])
     step: int = parameter(4, "first step with mutual attention, from 0", CODE)
     layer: int = parameter(10, "first self-attention layer with mutual attention, from 0", CODE)
-    trajectory: bool = parameter(True, "take the source branch from the inversion at each step", "ref_intermediate_latents")
+    trajectory: bool = parameter(
+        True, "take the source branch from the inversion at each step", "ref_intermediate_latents"
+    )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

@@ -35,9 +35,6 @@ class AttentionControl:
         """Queries (lanes, heads, tokens, D), keys and values (lanes, heads, words, D) -> output like the queries."""
         return scaled_dot_product_attention(q, k, v)
 
-    def after_step(self) -> None:
-        """Called by the sampling loop when a step's denoising is done."""
-
 
 class _Processor:
     """Attention processor of one layer: projections as in diffusers' AttnProcessor2_0, the middle left to the control."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from imba.errors import UserError
 
@@ -64,26 +68,25 @@ class Backbone:
         if local.exists() and not (local / "model_index.json").is_file():
             raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
         try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                place, torch_dtype=DTYPES[dtype], safety_checker=None, requires_safety_checker=False
-            )
+            with _quiet():
+                pipeline = StableDiffusionPipeline.from_pretrained(
+                    place, dtype=DTYPES[dtype], safety_checker=None, requires_safety_checker=False
+                )
         except (OSError, ValueError) as error:
             known = ", ".join(NAMES)
             raise UserError(
                 f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
                 f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
             ) from error
-        return cls.from_pipeline(pipeline, name, device, DTYPES[dtype], time.monotonic() - started)
+        return cls.from_pipeline(pipeline, name, device, time.monotonic() - started)
 
     @classmethod
-    def from_pipeline(
-        cls, pipeline: Any, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seconds: float = 0.0
-    ) -> Backbone:
+    def from_pipeline(cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0) -> Backbone:
         """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`."""
         for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
-            part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+            part.to(device).eval().requires_grad_(False)
         resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-        return cls(name, pipeline, torch.device(device), dtype, resolution, seconds)
+        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds)
 
     @property
     def is_pocket(self) -> bool:
@@ -92,6 +95,11 @@ class Backbone:
     @property
     def unet(self) -> Any:
         return self.pipeline.unet
+
+    @property
+    def cross_layers(self) -> int:
+        """Number of cross-attention layers; 16 in SD 1.x."""
+        return sum(".attn2." in name for name in self.unet.attn_processors)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -208,6 +216,19 @@ class Backbone:
             alpha = self.pipeline.scheduler.alphas_cumprod[timestep].item()
             return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents.float()
         raise UserError(f"backbone {self.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars while a pipeline loads: the caller decides what is printed."""
+    bars = (diffusers_logging, transformers_logging)
+    for bar in bars:
+        bar.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for bar in bars:
+            bar.enable_progress_bar()
 
 
 @dataclass(frozen=True)

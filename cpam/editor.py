@@ -18,10 +18,11 @@ from cpam.editing import Capabilities, parameter, source_mask
 from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
-from cpam.refinement import Refinement
+from cpam.refinement import Refinement, enlarge
 from cpam.sampling import sample as denoise
 from cpam.source import Source
 from imba.sample import Kind, Sample
+
 
 class PreservingControl(AttentionControl):
     """CPAM inside attention: Eq. 1-3 in self-attention, Eq. 4 in cross-attention.
@@ -65,15 +66,13 @@ class PreservingControl(AttentionControl):
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.refinement:
-            self.refinement.collect(q, k)
+            refined = self.refinement.collect(q, k, layer, self.step)
+            if refined is not None:
+                self.mask_target = enlarge(refined, (self.mask_source.shape[0], self.mask_source.shape[1]))
+                self._regions.clear()
         if not self.localization:
             return scaled_dot_product_attention(q, k, v)
         return localize(q, k, v, self._region(q.shape[2]))
-
-    def after_step(self) -> None:
-        if self.refinement and (mask := self.refinement.refined(self.step, self.mask_target.shape)) is not None:
-            self.mask_target = mask
-            self._regions.clear()
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
@@ -83,8 +82,7 @@ class PreservingControl(AttentionControl):
     def _runs_as_usual(self, layer: int) -> bool:
         # Seeded by step and layer rather than by the order of calls, so that nothing else can shift the draw.
         return (
-            self.normal_layers > 0
-            and random.Random(f"{self._seed}/{self.step}/{layer}").random() < self.normal_layers
+            self.normal_layers > 0 and random.Random(f"{self._seed}/{self.step}/{layer}").random() < self.normal_layers
         )
 
 
@@ -99,7 +97,9 @@ class CPAM:
     name: ClassVar[str] = "cpam"
     title: ClassVar[str] = "CPAM"
     edits: ClassVar[bool] = True
-    reference: ClassVar[str] = "Vo et al., CPAM: Context-Preserving Adaptive Manipulation for Zero-Shot Real Image Editing"
+    reference: ClassVar[str] = (
+        "Vo et al., CPAM: Context-Preserving Adaptive Manipulation for Zero-Shot Real Image Editing"
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(
         local_edit=True, object_removal=True, caption_free=True, mask_control=True, high_guidance=True
     )
@@ -107,11 +107,15 @@ class CPAM:
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "Section 5.1")
     preservation: bool = parameter(True, "adapt self-attention (Eq. 1-3)", "Section 4.2")
     localization: bool = parameter(True, "keep the prompt inside M_t (Eq. 4)", "Section 4.3")
-    start_step: int = parameter(3, "first step, from 0, that keeps a retained object", "Eq. 2, T = 3, steps counted from 1")
+    start_step: int = parameter(
+        3, "first step, from 0, that keeps a retained object", "Eq. 2, T = 3, steps counted from 1"
+    )
     start_layer: int = parameter(
         8, "first self-attention layer, from 0, that keeps a retained object", "Eq. 2, L = 8, layers counted from 1"
     )
-    normal_layers: float = parameter(0.1, "share of self-attention layers left as they are, drawn anew each step", "4.2.3")
+    normal_layers: float = parameter(
+        0.1, "share of self-attention layers left as they are, drawn anew each step", "4.2.3"
+    )
     shape: Shape = parameter("dilate", "first M_t of replace and pose: dilate, hull or source", "Section 4.4, release")
     margin: float = parameter(0.1, "edge of the dilating square as a share of sqrt(area of M_s)", "authors' release")
     refine: bool = parameter(False, "let M_t of replace and pose follow cross-attention", "Section 4.4")
@@ -157,7 +161,8 @@ class CPAM:
         words = backbone.word_positions(
             sample.target_prompt, sample.object_prompt if self.refine_words == "object" else None
         )
-        return Refinement(words, backbone.unet.config.sample_size**2, self.refine_step, self.refine_threshold)
+        edge = backbone.unet.config.sample_size
+        return Refinement(words, (edge, edge), backbone.cross_layers, self.refine_step, self.refine_threshold)
 
     @classmethod
     def from_pretrained(

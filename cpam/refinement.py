@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -14,37 +13,56 @@ from cpam.sampling import TEXT
 
 @dataclass
 class Refinement:
-    """Turns the cross-attention of a step into the next step's M_t.
+    """Aggregates cross-attention over all layers and steps so far, and cuts M_t out of it once a step.
 
-    The probabilities with which the guided lane's pixels attend to the chosen words are averaged over heads and over the
-    layers at the latents' own resolution, scaled to [0, 1] by their minimum and maximum, and cut at the threshold.
+    Of each layer, the probabilities with which the guided lane's pixels attend to the chosen words are divided by their
+    greatest value, averaged over heads and summed over words, and brought to the latents' grid by nearest neighbour.
+    The sum over layers and steps is scaled to [0, 1] by its minimum and maximum and cut at the threshold.
+
+    As in the authors' release, the new mask takes effect at the last cross-attention layer of a step, before that layer
+    is localized, and its maps already count as the next step's.
 
     Attributes:
         words: positions of the words among the text encoder's tokens.
-        tokens: number of tokens of a layer at the latents' resolution, h x w.
+        grid: height and width of the latents.
+        layers: number of cross-attention layers.
         start_step: the first step, from 0, that uses a refined mask (T_m).
         threshold: in [0, 1]; the release has 0.45.
     """
 
     words: Sequence[int]
-    tokens: int
+    grid: tuple[int, int]
+    layers: int
     start_step: int = 1
     threshold: float = 0.45
-    _maps: list[Tensor] = field(default_factory=list, repr=False)
+    _sum: Tensor | None = field(default=None, repr=False)
 
-    def collect(self, q: Tensor, k: Tensor) -> None:
-        """Take in one cross-attention layer: q (lanes, heads, tokens, D), k (lanes, heads, words, D)."""
-        if q.shape[2] == self.tokens:
-            scores = q[TEXT].float() @ k[TEXT].float().transpose(-1, -2) * q.shape[-1] ** -0.5
-            self._maps.append(scores.softmax(-1).mean(0)[:, list(self.words)].sum(-1))
+    def collect(self, q: Tensor, k: Tensor, layer: int, step: int) -> Tensor | None:
+        """Take in one cross-attention layer; at the last one of a step, give the refined mask.
 
-    def refined(self, step: int, shape: tuple[int, int]) -> Tensor | None:
-        """The mask, bool of the given shape, for the step after ``step``; None while that is before ``start_step``."""
-        maps, self._maps = self._maps, []
-        if step + 1 < self.start_step or not maps:
+        Args:
+            q, k: (lanes, heads, tokens, D) and (lanes, heads, words, D).
+            layer, step: both from 0.
+
+        Returns:
+            M_t, bool of the latents' grid, or None between the last layers and before ``start_step``.
+        """
+        last = layer == self.layers - 1
+        if step + last < self.start_step:
             return None
-        mean = torch.stack(maps).mean(0)
-        scaled = (mean - mean.min()) / (mean.max() - mean.min()).clamp(min=1e-12)
-        height = round((self.tokens * shape[0] / shape[1]) ** 0.5)
-        small = (scaled >= self.threshold).reshape(1, 1, height, -1).float()
-        return interpolate(small, shape, mode="nearest")[0, 0].bool()
+        scores = q[TEXT].float() @ k[TEXT].float().transpose(-1, -2) * q.shape[-1] ** -0.5
+        attention = scores.softmax(-1)[..., list(self.words)]
+        field_ = (attention / attention.max()).mean(0).sum(-1)
+        scale = (q.shape[2] / (self.grid[0] * self.grid[1])) ** 0.5
+        field_ = field_.reshape(1, 1, round(self.grid[0] * scale), round(self.grid[1] * scale))
+        field_ = interpolate(field_, self.grid, mode="nearest")[0, 0]
+        self._sum = field_ if self._sum is None else self._sum + field_
+        if not last:
+            return None
+        low, high = self._sum.min(), self._sum.max()
+        return (self._sum - low) / (high - low).clamp(min=1e-12) >= self.threshold
+
+
+def enlarge(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A bool mask at another size, nearest neighbour."""
+    return interpolate(mask[None, None].float(), shape, mode="nearest")[0, 0].bool()

@@ -70,7 +70,6 @@ def _loop(
             own, null, text = noise.chunk(3)
             if not follow:
                 source = ddim(source, own, alpha, previous_alpha)
-            control.after_step()
         target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
     return target
 

@@ -20,7 +20,9 @@ Work = Annotated[Path, typer.Option("--work", help="Folder of checkpoints, logs 
 def train(
     part: Annotated[Part, typer.Argument(help="What to train; unet needs a trained vae.")],
     work: Work = Path("results/runs/pocket-training"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the shipped weights' number if left out.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; the shipped weights' number if left out.")
+    ] = None,
     scenes: Annotated[int, typer.Option(min=64, help="Training scenes, from renderer seed 0 on.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of initialisation, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -62,7 +64,9 @@ def train(
 
 @app.command()
 def check(
-    backbone: Annotated[str, typer.Option(help="pocket, or a folder with a backbone trained on the scenes.")] = "pocket",
+    backbone: Annotated[
+        str, typer.Option(help="pocket, or a folder with a backbone trained on the scenes.")
+    ] = "pocket",
     count: Annotated[int, typer.Option(min=16, help="Held-out captions to generate from.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG.")] = None,
@@ -85,7 +89,9 @@ def check(
     for title in ("figure", "measured", "floor", ""):
         table.add_column(title, justify="left" if title == "figure" else "right")
     for one in figures:
-        table.add_row(one.name, f"{one.value:.1f} {one.unit}", f"{one.least:.0f} {one.unit}", "ok" if one.good else "LOW")
+        table.add_row(
+            one.name, f"{one.value:.1f} {one.unit}", f"{one.least:.0f} {one.unit}", "ok" if one.good else "LOW"
+        )
     Console().print(table)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from cpam.backbone import Backbone
 from cpam.editor import PreservingControl
 from cpam.inversion import Trajectory, invert
 from cpam.masks import target_mask
+from cpam.refinement import Refinement, enlarge
 from cpam.sampling import reconstruct, sample
 
 DATA = Path(__file__).parent / "data" / "reference"
@@ -88,6 +89,22 @@ def test_every_setting_matters(
     assert distance(sample(backbone, trajectory, PROMPT, control=control), vectors["cpam_object_retained"]) > 2e-4
 
 
+def test_cpam_refined(backbone: Backbone, trajectory: Trajectory, vectors: dict[str, Tensor]) -> None:
+    masks = []
+
+    class Recording(Refinement):
+        def collect(self, q: Tensor, k: Tensor, layer: int, step: int) -> Tensor | None:
+            mask = super().collect(q, k, layer, step)
+            if mask is not None:
+                masks.append(enlarge(mask, (64, 64)))
+            return mask
+
+    refinement = Recording(backbone.word_positions(PROMPT), (16, 16), backbone.cross_layers)
+    edited = sample(backbone, trajectory, PROMPT, control=preserving(vectors, retain=True, refinement=refinement))
+    assert torch.equal(torch.stack(masks), vectors["cpam_refined_masks"].bool())
+    assert distance(edited, vectors["cpam_refined"]) < 1e-4
+
+
 @pytest.mark.parametrize(("name", "follow"), [("masactrl", True), ("masactrl_no_trajectory", False)])
 def test_masactrl(
     name: str, follow: bool, backbone: Backbone, trajectory: Trajectory, vectors: dict[str, Tensor]
@@ -113,7 +130,7 @@ def test_costs(backbone: Backbone, vectors: dict[str, Tensor]) -> None:
 
 def test_attention_is_put_back_after_an_exception(backbone: Backbone, trajectory: Trajectory) -> None:
     class Failing(MutualControl):
-        def after_step(self) -> None:
+        def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
             raise RuntimeError("stop")
 
     before = dict(backbone.unet.attn_processors)

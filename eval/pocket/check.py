@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,7 +116,9 @@ def generation(backbone: Backbone, scorer: ClipScorer, count: int = 256) -> tupl
 
     features = _images(scorer, pictures)
     by_clip_object = (features @ _texts(scorer, [_a(name) for name in objects]).T).argmax(1)
-    by_clip_place = (features @ _texts(scorer, [f"a photo of a dog {words}" for words in BACKGROUNDS.values()]).T).argmax(1)
+    by_clip_place = (
+        features @ _texts(scorer, [f"a photo of a dog {words}" for words in BACKGROUNDS.values()]).T
+    ).argmax(1)
     classifier = load_classifier(POCKET_CLASSIFIER)
     by_net_object, by_net_place = classifier.guess(pictures)
     return [
