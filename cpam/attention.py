@@ -1,7 +1,7 @@
 """The one seam through which a method reaches into attention.
 
-Every attention-based editor is an :class:`AttentionControl` and a few lines: the control gets the queries, keys and values
-of each attention layer, with the layer's index and the step, and returns what the layer gives out.
+Every attention-based editor is an :class:`AttentionControl` and a few lines: the control gets the queries, keys and
+values of each attention layer, with the layer's index and the step, and returns what the layer gives out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AttentionControl:
 
 
 class _Processor:
-    """Attention processor of one layer: projections as in diffusers' AttnProcessor2_0, the middle left to the control."""
+    """Attention processor of one layer: projections as in diffusers' AttnProcessor2_0, the rest left to the control."""
 
     def __init__(self, control: AttentionControl, layer: int, cross: bool):
         self.control, self.layer, self.cross = control, layer, cross

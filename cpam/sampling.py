@@ -25,8 +25,8 @@ def sample(
 ) -> Tensor:
     """Denoise z_T towards a prompt beside its source (Algorithm 1), under classifier-free guidance.
 
-    Three denoiser evaluations a step with a control (lanes :data:`SOURCE`, :data:`NULL`, :data:`TEXT`), two without one:
-    then no source lane is needed.
+    Three denoiser evaluations a step with a control (lanes :data:`SOURCE`, :data:`NULL`, :data:`TEXT`), two without
+    one: then no source lane is needed.
 
     Args:
         backbone: the model.

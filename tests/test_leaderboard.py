@@ -31,7 +31,7 @@ def run(tmp_path_factory, clip):
 
 
 def _text(board, width=140):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(board))
     return console.export_text()
 

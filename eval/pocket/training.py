@@ -1,4 +1,4 @@
-"""What the pocket trainers share: scenes to learn from, checkpoints that survive a kill, and a log that can be plotted."""
+"""What the pocket trainers share: scenes to learn from, checkpoints that survive a kill, and a log."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def train(
     seed: int = 0,
     device: str = "cpu",
 ) -> StableDiffusionPipeline:
-    """Noise prediction with min-SNR weighting (Hang et al. 2023), an averaged copy of the weights, and dropped captions.
+    """Noise prediction with min-SNR weighting (Hang et al. 2023), averaged weights, and dropped captions.
 
     Args:
         folder: of the checkpoint and the log; the cache of latents lies beside it.

@@ -1,0 +1,126 @@
+"""What CPAM's attention costs beside a plain guided loop, and what a run spends outside its networks.
+
+    python tests/benchmarks/loop.py
+
+Ratios within one process, measured in turns, so that they hold on a busy machine too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import imba.dataset
+from baselines.masactrl import MutualControl
+from cpam.attention import AttentionControl
+from cpam.backbone import Backbone
+from cpam.editor import CPAM
+from cpam.inversion import invert
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from eval import registry, runner
+from eval.store import Store
+
+
+def seconds(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def loops(backbone: Backbone, steps: int, rounds: int) -> None:
+    """Ratios to a plain loop of the same three lanes, the median over rounds of alternating runs."""
+    data = imba.dataset.load("pocket")
+    ratios: dict[str, list[float]] = {}
+    for turn in range(rounds):
+        sample = data.samples[turn * 5 % len(data)]
+        source = Source(sample, backbone, steps)
+        trajectory = source.trajectory
+        controls = {
+            "plain, three lanes": AttentionControl(),
+            "CPAM": CPAM().control(sample, source),
+            "CPAM, refined": CPAM(refine=True).control(sample, source),
+            "MasaCtrl": MutualControl(),
+        }
+        times = {}
+        for name, control in controls.items():
+            prompt = sample.target_prompt
+            denoise(backbone, invert(backbone, source.latents, 2), prompt, control=control)  # warm
+            times[name] = seconds(lambda c=control, p=prompt: denoise(backbone, trajectory, p, control=c))
+        for name, taken in times.items():
+            ratios.setdefault(name, []).append(taken / times["plain, three lanes"])
+        if turn == 0:
+            print(f"plain loop: {times['plain, three lanes']:.2f} s for {steps} steps")
+    for name, values in ratios.items():
+        print(f"{name:20s} {statistics.median(values):5.2f}  ({min(values):.2f} to {max(values):.2f}, {rounds} rounds)")
+
+
+def evaluations(backbone: Backbone, steps: int) -> None:
+    """Lane evaluations of the denoiser, counted."""
+    sample = imba.dataset.load("pocket").samples[0]
+    source = Source(sample, backbone, steps)
+    start = backbone.evaluations
+    _ = source.trajectory
+    inverted = backbone.evaluations
+    CPAM().edit(sample, source, 0)
+    edited = backbone.evaluations
+    print(f"lane evaluations a step: {(inverted - start) / steps:g} to invert, {(edited - inverted) / steps:g} to edit")
+
+
+def outside(backbone: Backbone, steps: int, limit: int) -> None:
+    """Share of a run's wall time that is not inside the denoiser, the autoencoder or the text encoder."""
+    inside = 0.0
+    depth = 0
+    entered = 0.0
+
+    def enter(*_: Any) -> None:
+        nonlocal depth, entered
+        if depth == 0:
+            entered = time.perf_counter()
+        depth += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal depth, inside
+        depth -= 1
+        if depth == 0:
+            inside += time.perf_counter() - entered
+
+    pipeline = backbone.pipeline
+    handles = []
+    for part in (pipeline.unet, pipeline.vae.encoder, pipeline.vae.decoder, pipeline.text_encoder):
+        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    data = imba.dataset.load("pocket").first(limit)
+    editors = dict(registry.make(label) for label in ("cpam", "masactrl"))
+    with tempfile.TemporaryDirectory() as folder:
+        run = runner.describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)
+        store = Store.create_or_resume(Path(folder), run)
+        inside = 0.0
+        taken = seconds(lambda: runner.run(store, data.samples, editors, backbone, progress=False))
+    for handle in handles:
+        handle.remove()
+    print(
+        f"outside the networks: {100 * (1 - inside / taken):.1f} % of {taken:.1f} s ({limit} samples, cpam, masactrl)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="pocket")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    backbone = Backbone.load(arguments.backbone)
+    loops(backbone, arguments.steps, arguments.rounds)
+    evaluations(backbone, arguments.steps)
+    outside(backbone, arguments.steps, limit=4)
+
+
+if __name__ == "__main__":
+    main()
