@@ -123,7 +123,8 @@ class Backbone:
         """Image of the backbone's resolution -> latents (1, C, h, w): posterior mean x scaling factor, float32."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
         posterior = self.pipeline.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
-        return (posterior.mean * self.pipeline.vae.config.scaling_factor).float()
+        latents: Tensor = posterior.mean * self.pipeline.vae.config.scaling_factor
+        return latents.float()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Image.Image:
@@ -208,13 +209,14 @@ class Backbone:
         """
         self.evaluations += len(latents)
         lanes = latents.to(self.device, self.dtype)
-        output = self.unet(lanes, timestep, encoder_hidden_states=embeddings.to(self.dtype)).sample.float()
+        output: Tensor = self.unet(lanes, timestep, encoder_hidden_states=embeddings.to(self.dtype)).sample.float()
         kind = self.pipeline.scheduler.config.prediction_type
         if kind == "epsilon":
             return output
         if kind == "v_prediction":  # SD 2.x at 768 px
-            alpha = self.pipeline.scheduler.alphas_cumprod[timestep].item()
-            return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents.float()
+            alpha: float = self.pipeline.scheduler.alphas_cumprod[timestep].item()
+            noise: Tensor = alpha**0.5 * output + (1 - alpha) ** 0.5 * latents.float()
+            return noise
         raise UserError(f"backbone {self.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
 
 
@@ -246,7 +248,8 @@ class Schedule:
 def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
     """One deterministic DDIM move between two noise levels, in either direction (Song et al. 2021, Eq. 12, eta = 0)."""
     clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
-    return alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
+    moved: Tensor = alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
+    return moved
 
 
 def weights_hash(module: torch.nn.Module) -> str:

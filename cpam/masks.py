@@ -54,5 +54,5 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     except (QhullError, ValueError):
         return mask.copy()
     grid = np.argwhere(np.ones_like(mask))
-    inside: np.ndarray = Delaunay(corners).find_simplex(grid) >= 0
-    return inside.reshape(mask.shape) | mask
+    inside: np.ndarray = (Delaunay(corners).find_simplex(grid) >= 0).reshape(mask.shape) | mask
+    return inside

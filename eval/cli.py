@@ -254,6 +254,41 @@ def leaderboard_command(
     _print_board(board)
 
 
+@app.command()
+def figure(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: .png or .pdf.")],
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Columns.", show_default="all but identity")
+    ] = None,
+    samples: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Rows; else they are picked.")] = None,
+    pick: Annotated[
+        Literal["random", "gain", "loss"],
+        typer.Option(help="Rows by chance, or where the first method gains or loses most CLIPScore to the second."),
+    ] = "random",
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Rows to pick.")] = 6,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of --pick random.")] = 0,
+) -> None:
+    """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
+    from eval import registry
+    from eval.figure import DPI, choose
+    from eval.figure import figure as draw
+    from eval.store import Store
+
+    if out.suffix.lower() not in (".png", ".pdf"):
+        raise UserError(f"{out}: a figure is written as .png or .pdf")
+    store = Store.open(folder)
+    known = list(store.run.methods)
+    wanted = registry.split(methods) if methods else [label for label in known if label != "identity"]
+    if unknown := [label for label in wanted if label not in known]:
+        raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
+    rows = [name.strip() for name in samples.split(",")] if samples else choose(store, wanted, pick, count, seed)
+    picture = draw(store, rows, wanted)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out, resolution=DPI) if out.suffix.lower() == ".pdf" else picture.save(out, optimize=True)
+    typer.echo(f"{out}")
+
+
 def _print_board(board: Leaderboard) -> None:
     from eval.leaderboard import render
 

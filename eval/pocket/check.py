@@ -142,7 +142,10 @@ def contact_sheet(backbone: Backbone, target: Path, columns: int = 8) -> None:
     originals = [render(scene).image for scene in scenes]
     restored = [backbone.decode(backbone.encode(image)) for image in originals]
     prompts = [caption(scene) for scene in held_out(3 * columns, offset=300_000)]
-    rows = [("held-out scenes", originals, None), ("through the autoencoder", restored, None)]
+    rows: list[tuple[str, list[Image.Image], list[str]]] = [
+        ("held-out scenes", originals, []),
+        ("through the autoencoder", restored, []),
+    ]
     pictures = generate(backbone, prompts)
     for start in range(0, len(prompts), columns):
         part = slice(start, start + columns)

@@ -66,7 +66,8 @@ def small(count: int, cache: Path) -> np.ndarray:
         part = path.with_suffix(".part.npy")
         np.save(part, reduced)
         os.replace(part, path)
-    return np.load(path)
+    reduced_images: np.ndarray = np.load(path)
+    return reduced_images
 
 
 def train(

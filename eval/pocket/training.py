@@ -49,7 +49,8 @@ def pixels(count: int, cache: Path) -> np.ndarray:
                 images[i] = image
         images.flush()
         os.replace(part, path)
-    return np.load(path, mmap_mode="r")
+    mapped: np.ndarray = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:

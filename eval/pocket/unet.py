@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def train(
     unet, text = build_unet().to(device), build_text_encoder(tokenizer).to(device)
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.999))
-    optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     data = latents(vae, scenes, folder.parent).to(device)
     specifications = [scene(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     alphas = scheduler().alphas_cumprod.to(device)
@@ -141,7 +142,7 @@ def train(
         losses.append(loss.item())
         if step % 100 == 99:
             run.log(loss=float(np.mean(losses[-100:])), lr=group["lr"])
-    averaged = average.module
+    averaged = cast(nn.ModuleDict, average.module)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=averaged["text_encoder"].eval(),

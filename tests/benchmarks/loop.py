@@ -52,7 +52,7 @@ def loops(backbone: Backbone, steps: int, rounds: int) -> None:
         for name, control in controls.items():
             prompt = sample.target_prompt
             denoise(backbone, invert(backbone, source.latents, 2), prompt, control=control)  # warm
-            times[name] = seconds(lambda c=control, p=prompt: denoise(backbone, trajectory, p, control=c))
+            times[name] = seconds(lambda c=control, p=prompt, t=trajectory: denoise(backbone, t, p, control=c))
         for name, taken in times.items():
             ratios.setdefault(name, []).append(taken / times["plain, three lanes"])
         if turn == 0:

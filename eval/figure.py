@@ -1,0 +1,116 @@
+"""Figure 5: rows of samples, columns of methods, source and mask first, the prompt under each row."""
+
+from __future__ import annotations
+
+import random
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from eval.scoring import read_scores
+from eval.store import Store
+from imba.errors import UserError
+
+Pick = Literal["random", "gain", "loss"]
+"""Samples chosen by chance (seeded), or by where the first method beats or loses against the second."""
+
+DPI = 300
+GAP = 8
+
+
+def choose(
+    store: Store, methods: Sequence[str], pick: Pick, count: int, seed: int = 0, metric: str = "clip_score"
+) -> list[str]:
+    """Ids of samples that all methods have edited.
+
+    ``gain`` and ``loss`` order them by the metric's difference between the first and the second method.
+
+    Raises:
+        UserError: nothing is edited by all of them, or there is no second method to compare with.
+    """
+    scores = read_scores(store.folder)
+    table = scores[scores["metric"] == metric].pivot(index="sample", columns="method", values="value")
+    if missing := [method for method in methods if method not in table.columns]:
+        raise UserError(f"{store.folder} has no scores of {', '.join(missing)}; it has {', '.join(table.columns)}")
+    table = table[list(methods)].dropna()
+    if table.empty:
+        raise UserError(f"{store.folder}: no sample is edited by all of {', '.join(methods)}")
+    if pick == "random":
+        return random.Random(seed).sample(sorted(table.index), min(count, len(table)))
+    if len(methods) < 2:
+        raise UserError(f"--pick {pick} compares two methods; name at least two")
+    difference = table[methods[0]] - table[methods[1]]
+    return difference.sort_values(ascending=pick == "loss").index[:count].tolist()
+
+
+def figure(store: Store, samples: Sequence[str], methods: Sequence[str], edge: int = 0) -> Image.Image:
+    """The figure as a picture, RGB.
+
+    Args:
+        store: a run.
+        samples: ids, a row each.
+        methods: labels, a column each.
+        edge: of each picture in pixels; 0 keeps the run's own size, twice where that is below 200.
+
+    Raises:
+        UserError: an edit is missing or failed.
+    """
+    own = store.run.backbone["resolution"]
+    edge = edge or (own if own >= 200 else 2 * own)
+    font = ImageFont.load_default(size=max(12, edge // 14))
+    line = int(font.getbbox("Ag")[3]) + 4
+    titles = ["source", "region", *(store.run.methods[method]["title"] for method in methods)]
+    columns = len(titles)
+    width = columns * (edge + GAP) + GAP
+    blocks = []
+    for sample in samples:
+        task = store.read_task(sample)
+        if task is None:
+            raise UserError(f"{store.folder} has no sample {sample!r}")
+        source = _open(store.source_path(sample), edge)
+        pictures = [source, _region(source, store.mask_path(sample))]
+        pictures += [_open(_edited(store, method, sample), edge) for method in methods]
+        prompt = textwrap.wrap(f"{task.kind}: {task.target_prompt}", max(20, int(width / (font.getlength("e") or 1))))
+        blocks.append((pictures, prompt))
+    height = GAP + line + sum(edge + line * len(prompt) + GAP for _, prompt in blocks)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((GAP + column * (edge + GAP) + edge / 2, GAP), title, fill="black", font=font, anchor="mt")
+    y = GAP + line
+    for pictures, prompt in blocks:
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (GAP + column * (edge + GAP), y))
+        y += edge
+        for text in prompt:
+            draw.text((GAP, y + 2), text, fill="black", font=font)
+            y += line
+        y += GAP
+    return sheet
+
+
+def _edited(store: Store, method: str, sample: str) -> Path:
+    edit = store.read_edit(method, sample)
+    if edit is None or edit.status != "ok":
+        raise UserError(f"{store.folder}: {method} has no edit of {sample}; run it first, or choose other samples")
+    return store.edit_path(method, sample)
+
+
+def _open(path: Path, edge: int) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert("RGB").resize((edge, edge), Image.Resampling.LANCZOS)
+
+
+def _region(source: Image.Image, mask: Path) -> Image.Image:
+    """The source with the region to alter in red."""
+    if not mask.is_file():
+        return Image.new("RGB", source.size, "white")
+    with Image.open(mask) as file:
+        inside = np.asarray(file.convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
+    pixels = np.asarray(source).astype(float)
+    pixels[inside] = 0.45 * pixels[inside] + 0.55 * np.array([230, 40, 60])
+    return Image.fromarray(pixels.round().astype(np.uint8))
