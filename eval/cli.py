@@ -6,6 +6,7 @@ What takes long to import (torch and all that stands on it) is imported inside t
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -142,6 +143,15 @@ def run(
         ),
     ] = True,
     clip: Clip = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Processes that edit, on the CPU each with a backbone of its own.",
+            show_default="one a core for the pocket backbone on the CPU, else 1",
+        ),
+    ] = None,
 ) -> None:
     """Edit a data set with some methods, score the edits, and print the leaderboard.
 
@@ -170,6 +180,7 @@ def run(
     from eval import runner
     from eval.clip import load_clip
     from eval.leaderboard import leaderboard
+    from eval.parallel import run_parallel
     from eval.scoring import default_clip, score
     from eval.store import Store, locked
 
@@ -181,12 +192,16 @@ def run(
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(clip or default_clip(data.is_pocket))
+    processes = workers or ((os.cpu_count() or 1) if model.is_pocket and place == "cpu" else 1)
     folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
     with locked(folder):
         store = Store.create_or_resume(folder, description)
         _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
         try:
-            failures = runner.run(store, data.samples, editors, model)
+            if processes > 1:
+                failures = run_parallel(store, data.samples, list(editors), model, processes)
+            else:
+                failures = runner.run(store, data.samples, editors, model)
         except KeyboardInterrupt:
             _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
             raise typer.Exit(130) from None

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -179,6 +179,7 @@ def run(
     backbone: Any,
     *,
     progress: bool | None = None,
+    warnings: bool = True,
     make_source: Callable[[Sample, Any, int], TimedSource] = TimedSource,
 ) -> list[Failure]:
     """Edit every sample with every method, leaving out what the store already has.
@@ -192,6 +193,7 @@ def run(
         editors: canonical label -> editor.
         backbone: as the editors take it; the runner itself needs ``resolution`` and ``device``.
         progress: show a bar on stderr; None shows it on a terminal only.
+        warnings: say which prompts are cut and which versions differ from the run's.
         make_source: how a sample becomes a source.
 
     Returns:
@@ -202,8 +204,8 @@ def run(
     """
     samples = list(samples)
     pending = {sample.id: [method for method in editors if not store.is_done(method, sample.id)] for sample in samples}
-    _warn_of_versions(store)
-    _warn_of_long_prompts(samples, backbone)
+    if warnings:
+        warn(store, samples, backbone)
     failures: list[Failure] = []
     total = sum(map(len, pending.values()))
     # Methods take turns and differ in cost, so the plain average over all edits foretells the rest best (smoothing 0).
@@ -218,6 +220,12 @@ def run(
             if pending[sample.id] or not store.has_task(sample.id):
                 failures += _edit_sample(store, sample, pending[sample.id], editors, backbone, make_source, bar)
     return failures
+
+
+def warn(store: Store, samples: Sequence[Sample], backbone: Any) -> None:
+    """Say which prompts the backbone cuts, and which packages are not those that the run began with."""
+    _warn_of_versions(store)
+    _warn_of_long_prompts(list(samples), backbone)
 
 
 def _edit_sample(
