@@ -25,8 +25,8 @@ class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = timm.create_model("lcnet_050", num_classes=0, pretrained=False)
-        self.objects = nn.Linear(self.trunk.num_features, len(OBJECTS))
-        self.places = nn.Linear(self.trunk.num_features, len(BACKGROUNDS))
+        self.objects = nn.Linear(self.trunk.head_hidden_size, len(OBJECTS))
+        self.places = nn.Linear(self.trunk.head_hidden_size, len(BACKGROUNDS))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(x)
