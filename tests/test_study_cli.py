@@ -14,7 +14,7 @@ pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
 from eval.study.cli import app
 from imba.errors import UserError
 
-PAPER = Path(__file__).parents[1] / "results" / "paper" / "table3_user_study.csv"
+PAPER = Path(__file__).parents[1] / "eval" / "paper" / "table3_user_study.csv"
 
 
 def study(*arguments: object) -> str:

@@ -15,7 +15,7 @@ pytest.importorskip("statsmodels", reason="the extra 'study' is not installed")
 from eval.study import aggregate, correlate, ratings, simulate, statistics, tables
 from imba.errors import UserError
 
-PAPER = Path(__file__).parents[1] / "results" / "paper" / "table3_user_study.csv"
+PAPER = Path(__file__).parents[1] / "eval" / "paper" / "table3_user_study.csv"
 
 
 def test_two_way_is_the_analysis_of_variance_on_complete_data() -> None:
