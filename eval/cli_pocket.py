@@ -44,7 +44,7 @@ def train(
             raise typer.BadParameter(f"{work / 'vae-trained'} is missing; train vae first", param_hint="PART")
         autoencoder = AutoencoderKL.from_pretrained(work / "vae-trained").eval()
         pipeline = unet.train(
-            work / "unet", autoencoder, tokenizer.build(), steps=steps or 6000, scenes=scenes, seed=seed, device=device
+            work / "unet", autoencoder, tokenizer.build(), steps=steps or 5200, scenes=scenes, seed=seed, device=device
         )
         unet.save_half(pipeline, work / "pocket")
     elif part == "clip":
@@ -52,14 +52,14 @@ def train(
             work / "clip",
             work / "pocket-clip",
             tokenizer.build(),
-            steps=steps or 2500,
+            steps=steps or 1500,
             scenes=scenes,
             seed=seed,
             device=device,
         )
     else:
         target = work / "pocket-classifier.safetensors"
-        classifier.train(work / "classifier", target, steps=steps or 1000, scenes=scenes, seed=seed + 1)
+        classifier.train(work / "classifier", target, steps=steps or 900, scenes=scenes, seed=seed + 1)
 
 
 @app.command()
