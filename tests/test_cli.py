@@ -73,7 +73,7 @@ def started(cli, backbone, clip, tmp_path):
 
     def run(*more, methods="noise,brighten"):
         arguments = ["--methods", methods, "--dataset", data, "--out", tmp_path / "run", "--clip", clip]
-        return cli("run", *arguments, "--device", "cpu", *more)
+        return cli("run", *arguments, "--device", "cpu", "--workers", "1", *more)
 
     run.folder = tmp_path / "run"
     return run
