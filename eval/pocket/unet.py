@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -158,3 +159,7 @@ def train(
 def save_half(pipeline: StableDiffusionPipeline, target: Path) -> None:
     """Write a pipeline in diffusers' layout with float16 weights."""
     pipeline.to(dtype=torch.float16).save_pretrained(target)
+    # diffusers notes the folder that the autoencoder was loaded from, which means nothing elsewhere.
+    path = target / "vae" / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+    path.write_text(json.dumps(config, indent=2) + "\n")
