@@ -18,7 +18,8 @@ from cpam.sampling import sample as denoise
 from cpam.source import Source
 from imba.sample import Sample
 
-CODE = "github.com/TencentARC/MasaCtrl, masactrl/masactrl.py"
+REPOSITORY = "github.com/TencentARC/MasaCtrl"
+CODE = f"{REPOSITORY}, masactrl/masactrl.py"
 
 
 class MutualControl(AttentionControl):
@@ -63,7 +64,7 @@ class MasaCtrl:
     reference: ClassVar[str] = "Cao et al., MasaCtrl, ICCV 2023; github.com/TencentARC/MasaCtrl"
     capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True, caption_free=True, mask_control=True)
 
-    guidance: float = parameter(7.5, "scale of classifier-free guidance", "playground_real.ipynb of " + CODE[:30])
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{REPOSITORY}, playground_real.ipynb")
     step: int = parameter(4, "first step with mutual attention, from 0", CODE)
     layer: int = parameter(10, "first self-attention layer with mutual attention, from 0", CODE)
     trajectory: bool = parameter(

@@ -11,9 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from eval.runner import Failure, run, warn
+from eval.runner import Failure, pending_edits, progress_bar, run, warn
 from eval.store import Store
 from imba.errors import UserError
 from imba.sample import Sample
@@ -46,9 +44,8 @@ def run_parallel(
         UserError: a worker died.
     """
     warn(store, samples, backbone)
-    pending = {sample.id: [label for label in labels if not store.is_done(label, sample.id)] for sample in samples}
+    pending = pending_edits(store, samples, labels)
     todo = [sample for sample in samples if pending[sample.id] or not store.has_task(sample.id)]
-    total = sum(map(len, pending.values()))
     failures: list[Failure] = []
     setup = (
         store.folder,
@@ -61,13 +58,7 @@ def run_parallel(
         ProcessPoolExecutor(
             min(workers, max(1, len(todo))), multiprocessing.get_context("spawn"), _start, setup
         ) as pool,
-        tqdm(
-            total=total,
-            unit="edit",
-            smoothing=0,
-            dynamic_ncols=True,
-            disable=not total or (None if progress is None else not progress),
-        ) as bar,
+        progress_bar(pending, progress) as bar,
     ):
         futures = {pool.submit(_edit, sample): sample for sample in todo}
         try:

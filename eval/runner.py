@@ -203,23 +203,34 @@ def run(
         DiskFull, UserError: the store cannot be written.
     """
     samples = list(samples)
-    pending = {sample.id: [method for method in editors if not store.is_done(method, sample.id)] for sample in samples}
+    pending = pending_edits(store, samples, editors)
     if warnings:
         warn(store, samples, backbone)
     failures: list[Failure] = []
+    with progress_bar(pending, progress) as bar:
+        for sample in samples:
+            if pending[sample.id] or not store.has_task(sample.id):
+                failures += _edit_sample(store, sample, pending[sample.id], editors, backbone, make_source, bar)
+    return failures
+
+
+def pending_edits(store: Store, samples: Iterable[Sample], methods: Iterable[str]) -> dict[str, list[str]]:
+    """Sample id -> the methods whose edit of it the store does not have yet."""
+    labels = list(methods)
+    return {sample.id: [label for label in labels if not store.is_done(label, sample.id)] for sample in samples}
+
+
+def progress_bar(pending: Mapping[str, Sequence[str]], progress: bool | None) -> tqdm[Any]:
+    """A bar over pending edits on stderr; ``progress`` None shows it on a terminal only."""
     total = sum(map(len, pending.values()))
     # Methods take turns and differ in cost, so the plain average over all edits foretells the rest best (smoothing 0).
-    with tqdm(
+    return tqdm(
         total=total,
         unit="edit",
         smoothing=0,
         dynamic_ncols=True,
         disable=not total or (None if progress is None else not progress),
-    ) as bar:
-        for sample in samples:
-            if pending[sample.id] or not store.has_task(sample.id):
-                failures += _edit_sample(store, sample, pending[sample.id], editors, backbone, make_source, bar)
-    return failures
+    )
 
 
 def warn(store: Store, samples: Sequence[Sample], backbone: Any) -> None:
