@@ -26,6 +26,10 @@ def train(
     scenes: Annotated[int, typer.Option(min=64, help="Training scenes, from renderer seed 0 on.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of initialisation, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    start: Annotated[
+        str | None, typer.Option(help="unet: begin from this backbone (pocket or a folder), its autoencoder included.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="unet: highest learning rate.", show_default="0.0006")] = None,
 ) -> None:
     """Train one part from scratch, or go on where it was stopped; the result lands in WORK.
 
@@ -40,11 +44,22 @@ def train(
         trained = vae.train(work / "vae", steps=steps or 4800, scenes=min(scenes, 12_000), seed=seed, device=device)
         trained.save_pretrained(work / "vae-trained")
     elif part == "unet":
-        if not (work / "vae-trained").is_dir():
+        from cpam.backbone import Backbone
+
+        begin = None if start is None else Backbone.load(start).pipeline
+        if begin is None and not (work / "vae-trained").is_dir():
             raise typer.BadParameter(f"{work / 'vae-trained'} is missing; train vae first", param_hint="PART")
-        autoencoder = AutoencoderKL.from_pretrained(work / "vae-trained").eval()
+        autoencoder = AutoencoderKL.from_pretrained(work / "vae-trained").eval() if begin is None else begin.vae
         pipeline = unet.train(
-            work / "unet", autoencoder, tokenizer.build(), steps=steps or 5200, scenes=scenes, seed=seed, device=device
+            work / "unet",
+            autoencoder,
+            tokenizer.build(),
+            steps=steps or 5200,
+            scenes=scenes,
+            lr=lr or 6e-4,
+            seed=seed,
+            device=device,
+            start=begin,
         )
         unet.save_half(pipeline, work / "pocket")
     elif part == "clip":

@@ -97,17 +97,22 @@ def train(
     gamma: float = 5.0,
     seed: int = 0,
     device: str = "cpu",
+    start: StableDiffusionPipeline | None = None,
 ) -> StableDiffusionPipeline:
     """Noise prediction with min-SNR weighting (Hang et al. 2023), averaged weights, and dropped captions.
 
     Args:
         folder: of the checkpoint and the log; the cache of latents lies beside it.
+        start: a trained pipeline to begin from instead of random weights; the learning rate rises and falls anew.
         drop: share of captions replaced by the null prompt, for classifier-free guidance.
         gamma: cap of the signal-to-noise ratio in the loss.
     """
     torch.manual_seed(seed)
     unet, text = build_unet().to(device), build_text_encoder(tokenizer).to(device)
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
+    if start is not None:
+        for name in both:
+            both[name].load_state_dict(getattr(start, name).float().state_dict())
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     data = latents(vae, scenes, folder.parent).to(device)
@@ -137,7 +142,7 @@ def train(
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         # Early on the average would remember the random start for too long.
-        if step < 500:
+        if start is None and step < 500:
             average.n_averaged.zero_()
         average.update_parameters(both)
         losses.append(loss.item())
