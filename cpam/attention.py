@@ -1,22 +1,26 @@
-"""The one seam through which a method reaches into attention.
+"""The one seam through which a method reaches into the denoiser.
 
 Every attention-based editor is an :class:`AttentionControl` and a few lines: the control gets the queries, keys and
-values of each attention layer, with the layer's index and the step, and returns what the layer gives out.
+values of each attention layer, with the layer's index and the step, and returns what the layer gives out.  It may also
+change what other parts of the UNet give out, and the target's latents between two steps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
+
+from imba.errors import UserError
 
 
 class AttentionControl:
-    """Plain attention; methods override what they change.
+    """Plain denoising; methods override what they change.
 
     Layers are counted from 0 in the order of execution (down, mid, up), self- and cross-attention apart: in SD 1.x each
     counts 0-5 down, 6 mid, 7-15 up.  diffusers lists its processors in another order (down, up, mid).
@@ -34,6 +38,14 @@ class AttentionControl:
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Queries (lanes, heads, tokens, D), keys and values (lanes, heads, words, D) -> output like the queries."""
         return scaled_dot_product_attention(q, k, v)
+
+    def features(self, unet: Any) -> Mapping[Module, Callable[[Tensor], Tensor]]:
+        """What is changed outside attention: module of the UNet -> function of its output (lanes, ...)."""
+        return {}
+
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        """Latents of source and target (1, C, h, w) that a step has led to -> the target's, to go on with."""
+        return target
 
 
 class _Processor:
@@ -58,19 +70,42 @@ class _Processor:
 
 @contextmanager
 def controlled(unet: Any, control: AttentionControl) -> Iterator[None]:
-    """Let a control act inside a UNet; what was there before is put back, also after an exception."""
-    before = dict(unet.attn_processors)
-    processors: dict[str, Any] = {}
-    for kind in ("attn1", "attn2"):
-        names = sorted((name for name in before if f".{kind}." in name), key=_execution_order)
-        processors |= {name: _Processor(control, layer, kind == "attn2") for layer, name in enumerate(names)}
-    if len(processors) != len(before):
-        raise ValueError(f"attention layers that are neither self nor cross: {sorted(set(before) - set(processors))}")
-    try:
+    """Let a control act inside a UNet; what was there before is put back, also after an exception.
+
+    Raises:
+        UserError: the UNet has attention layers of another kind than Stable Diffusion's.
+    """
+    processors = {
+        name: _Processor(control, index, cross=kind == "attn2")
+        for kind in ("attn1", "attn2")
+        for index, name in enumerate(layers(unet, kind))
+    }
+    with ExitStack() as stack:
+        stack.callback(unet.set_attn_processor, dict(unet.attn_processors))
         unet.set_attn_processor(processors)
+        for module, change in control.features(unet).items():
+            hook = module.register_forward_hook(lambda _module, _inputs, output, change=change: change(output))
+            stack.callback(hook.remove)
         yield
-    finally:
-        unet.set_attn_processor(before)
+
+
+def layers(unet: Any, kind: Literal["attn1", "attn2"]) -> list[str]:
+    """Names of the self-attention (``attn1``) or cross-attention (``attn2``) layers in the order of execution.
+
+    Raises:
+        UserError: the UNet has attention layers of another kind than Stable Diffusion's.
+    """
+    found: list[str] = []
+    for name in unet.attn_processors:
+        cross = unet.get_submodule(name.removesuffix(".processor")).is_cross_attention
+        if f".attn{1 + cross}." not in name:
+            raise UserError(
+                f"this backbone's {name.removesuffix('.processor')} is no layer of a transformer block with self- and"
+                " cross-attention, which methods that act in attention need; use a Stable Diffusion 1.x or 2.x"
+            )
+        if f".{kind}." in name:
+            found.append(name)
+    return sorted(found, key=_execution_order)
 
 
 def _execution_order(name: str) -> tuple[int, list[int]]:

@@ -82,10 +82,20 @@ class Backbone:
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0) -> Backbone:
-        """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`."""
+        """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`.
+
+        Raises:
+            UserError: the denoiser is not made for latents of one square size.
+        """
+        size = pipeline.unet.config.sample_size
+        if not isinstance(size, int):
+            raise UserError(
+                f"backbone {name!r}: its unet's sample_size is {size!r}; square latents of one size are supported, so"
+                " set the edge in the unet's config.json"
+            )
         for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
             part.to(device).eval().requires_grad_(False)
-        resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        resolution = size * pipeline.vae_scale_factor
         return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds)
 
     @property
@@ -207,6 +217,13 @@ class Backbone:
             timestep: of training, 0 ... 999.
             embeddings: (lanes, tokens, D).
         """
+        return self.predict_with_gradient(latents, timestep, embeddings)
+
+    def predict_with_gradient(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+        """As :meth:`predict`, but gradients flow back to latents and embeddings; the weights stay frozen."""
+        if not torch.is_inference_mode_enabled():
+            # autograd refuses what encode, embed and predict have made; it takes copies of them.
+            latents, embeddings = (x.clone() if x.is_inference() else x for x in (latents, embeddings))
         self.evaluations += len(latents)
         lanes = latents.to(self.device, self.dtype)
         output: Tensor = self.unet(lanes, timestep, encoder_hidden_states=embeddings.to(self.dtype)).sample.float()
@@ -243,6 +260,10 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def levels(self) -> Iterator[tuple[int, float, float]]:
+        """Timestep and cumulative alphas before and after each step, from noisy to clean."""
+        return zip(self.timesteps, self.alphas, self.previous_alphas, strict=True)
 
 
 def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> Tensor:

@@ -35,6 +35,7 @@ class Editor(Protocol):
         capabilities: the columns of Table 1.
         reference: its paper and the implementation that settles its details.
         edits: False for reference rows that bound the scale and edit nothing.
+        needs_caption (optional): True where a sample without ``source_prompt`` cannot be edited.
     """
 
     name: ClassVar[str]
@@ -70,3 +71,14 @@ def source_mask(sample: Sample, source: Source) -> np.ndarray:
     if not source.mask.any():
         raise UserError(f"sample {sample.id}: its mask marks nothing to alter; draw the region in white")
     return source.mask
+
+
+def source_caption(sample: Sample) -> str:
+    """The sample's caption of its source, for methods whose class says ``needs_caption = True``.
+
+    Raises:
+        UserError: the sample has none.
+    """
+    if not sample.source_prompt:
+        raise UserError(f"sample {sample.id}: no source_prompt; this method needs a caption of the source")
+    return sample.source_prompt

@@ -22,7 +22,7 @@ class Trajectory:
     schedule: Schedule
 
     def at(self, step: int) -> Tensor:
-        """The source's latents at sampling step ``step``, 0 (noise) ... T - 1."""
+        """The source's latents at sampling step ``step``, 0 (noise) ... T - 1; those of step T are the image's."""
         return self.latents[len(self.schedule) - step]
 
 
@@ -36,8 +36,7 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "
     embedding = backbone.embed(prompt)
     latents = latents.float()
     path = [latents]
-    levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
-    for timestep, alpha, previous_alpha in reversed(list(levels)):
+    for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):
         noise = backbone.predict(latents, timestep, embedding)
         latents = ddim(latents, noise, previous_alpha, alpha)
         path.append(latents)

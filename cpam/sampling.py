@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,8 @@ from cpam.backbone import Backbone, ddim
 from cpam.inversion import Trajectory
 
 SOURCE, NULL, TEXT = 0, 1, 2
-"""Lanes of the batch: the source with the null prompt, the target with the null prompt, the target with P_t."""
+"""Lanes of the batch: the source (with the null prompt unless a method gives another), the target with the null prompt,
+the target with P_t."""
 
 
 def sample(
@@ -21,7 +25,8 @@ def sample(
     guidance: float = 7.5,
     control: AttentionControl | None = None,
     follow: bool = True,
-    negative_prompt: str = "",
+    source_prompt: str = "",
+    negative: str | Sequence[Tensor] = "",
 ) -> Tensor:
     """Denoise z_T towards a prompt beside its source (Algorithm 1), under classifier-free guidance.
 
@@ -33,52 +38,38 @@ def sample(
         trajectory: the source's inversion; z_T starts the target.
         prompt: P_t.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
-        control: what to do inside attention.
+        control: what to do inside the denoiser and between steps.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
-        negative_prompt: what the :data:`NULL` lane is conditioned on.
+        source_prompt: what the :data:`SOURCE` lane is conditioned on.
+        negative: what the :data:`NULL` lane is conditioned on: a prompt, or an embedding (1, tokens, D) for each step.
 
     Returns:
         The edited latents z_0, (1, C, h, w) float32.
     """
-    null, text = backbone.embed(negative_prompt), backbone.embed(prompt)
-    if control is None:
-        return _loop(backbone, trajectory, torch.cat([null, text]), guidance, None, follow)
-    embeddings = torch.cat([backbone.embed(""), null, text])
-    with controlled(backbone.unet, control):
-        return _loop(backbone, trajectory, embeddings, guidance, control, follow)
-
-
-def _loop(
-    backbone: Backbone,
-    trajectory: Trajectory,
-    embeddings: Tensor,
-    guidance: float,
-    control: AttentionControl | None,
-    follow: bool,
-) -> Tensor:
     schedule = trajectory.schedule
-    source = target = trajectory.latents[-1]
-    levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
-    for step, (timestep, alpha, previous_alpha) in enumerate(levels):
-        if control is None:
-            null, text = backbone.predict(torch.cat([target, target]), timestep, embeddings).chunk(2)
-        else:
-            control.step = step
-            if follow:
-                source = trajectory.at(step)
-            noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
-            own, null, text = noise.chunk(3)
-            if not follow:
-                source = ddim(source, own, alpha, previous_alpha)
-        target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
+    described, wanted = backbone.embed(source_prompt), backbone.embed(prompt)
+    nulls = [backbone.embed(negative)] * len(schedule) if isinstance(negative, str) else negative
+    source = target = trajectory.at(0)
+    with nullcontext() if control is None else controlled(backbone.unet, control):
+        for step, (timestep, alpha, previous_alpha) in enumerate(schedule.levels()):
+            if control is None:
+                embeddings = torch.cat([nulls[step], wanted])
+                null, text = backbone.predict(torch.cat([target, target]), timestep, embeddings).chunk(2)
+            else:
+                control.step = step
+                embeddings = torch.cat([described, nulls[step], wanted])
+                noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
+                own, null, text = noise.chunk(3)
+                source = trajectory.at(step + 1) if follow else ddim(source, own, alpha, previous_alpha)
+            target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
+            if control is not None:
+                target = control.after_step(source, target)
     return target
 
 
 def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
     """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (1, C, h, w) float32."""
-    schedule = trajectory.schedule
-    latents, null = trajectory.latents[-1], backbone.embed("")
-    levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
-    for timestep, alpha, previous_alpha in levels:
+    latents, null = trajectory.at(0), backbone.embed("")
+    for timestep, alpha, previous_alpha in trajectory.schedule.levels():
         latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)
     return latents

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from editor_helpers import TINY, make_sample
 from PIL import Image
 from torch import Tensor
 
@@ -20,28 +21,14 @@ from cpam.masks import target_mask
 from cpam.preservation import preserve, region
 from cpam.source import Source
 from imba.errors import UserError
-from imba.sample import Kind, Sample
-from imba.scenes import Item, Scene, render
+from imba.sample import Kind
 
-TINY = Path(__file__).parent / "data" / "reference" / "tiny-sd"
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return Backbone.load(str(TINY))
-
-
-def make_sample(**changes: object) -> Sample:
-    scene = render(Scene("beach", 5, (Item("apple", 0.5, 0.85, 60),)))
-    values: dict[str, object] = {
-        "id": "apple-orange",
-        "image": scene.image,
-        "mask": scene.masks[0],
-        "target_prompt": "a photo of an orange on a beach",
-        "object_prompt": "an orange",
-    }
-    return Sample(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def edit(editor: Editor, backbone: Backbone, seed: int = 0, **changes: object) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""FPE: Free-Prompt-Editing (Liu et al., CVPR 2024; github.com/alibaba/EasyNLP, diffusion/FreePromptEditing)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from cpam.attention import AttentionControl
+from cpam.editing import Capabilities, parameter
+from cpam.sampling import SOURCE, TEXT
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from imba.sample import Sample
+
+REPOSITORY = "github.com/alibaba/EasyNLP, diffusion/FreePromptEditing"
+
+
+class SelfAttentionControl(AttentionControl):
+    """The guided lane takes the source's self-attention maps (Section 4) in early steps and coarse layers.
+
+    Args:
+        steps: how many steps, from the first, take them.
+        tokens: the most tokens of a layer that takes them; see :func:`tokens_at`.
+    """
+
+    def __init__(self, steps: int, tokens: int):
+        self.steps, self.tokens = steps, tokens
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.step < self.steps and q.shape[2] <= self.tokens:
+            q, k = with_source_maps(q, k)
+        return scaled_dot_product_attention(q, k, v)
+
+
+def with_source_maps(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys (lanes, heads, tokens, D) that give the guided lane the source's maps, softmax(q k)."""
+    return torch.cat([q[:TEXT], q[SOURCE : SOURCE + 1]]), torch.cat([k[:TEXT], k[SOURCE : SOURCE + 1]])
+
+
+def tokens_at(latents: Tensor, fraction: int) -> int:
+    """Tokens of a layer that sees the latents (..., h, w) at 1/fraction of their edge, as the UNet halves them.
+
+    Rules that the reference implementations give in tokens of Stable Diffusion's 64x64 latents are kept in proportion
+    to the edge: at most 32x32 of 64x64 means at most half the edge.
+    """
+    height, width = latents.shape[-2:]
+    return -(-height // fraction) * -(-width // fraction)
+
+
+@dataclass(frozen=True)
+class FPE:
+    """FPE as its authors edit real pictures, in layers of at most 32x32 of 64x64 tokens: half the latents' edge."""
+
+    name: ClassVar[str] = "fpe"
+    title: ClassVar[str] = "FPE"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = f"Liu et al., Free-Prompt-Editing, CVPR 2024; {REPOSITORY}"
+    capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{REPOSITORY}/edit_real.ipynb")
+    replace: float = parameter(
+        0.8, "share of the steps that take the source's self-attention maps", "edit_real.ipynb, self_replace_steps"
+    )
+    trajectory: bool = parameter(
+        True, "take the source branch from the inversion at each step", "edit_real.ipynb, ref_intermediate_latents"
+    )
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))
+        latents = denoise(
+            source.backbone,
+            source.trajectory,
+            sample.target_prompt,
+            guidance=self.guidance,
+            control=control,
+            follow=self.trajectory,
+        )
+        return source.backbone.decode(latents)

@@ -1,0 +1,200 @@
+"""Prompt-to-Prompt (Hertz et al., ICLR 2023) on null-text inversion (github.com/google/prompt-to-prompt)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
+
+from baselines.alignment import Alignment, Words, align
+from baselines.fpe import tokens_at, with_source_maps
+from baselines.null_text import invert_null_text
+from cpam.attention import AttentionControl, layers
+from cpam.backbone import Backbone
+from cpam.editing import Capabilities, parameter, source_caption
+from cpam.inversion import invert
+from cpam.sampling import SOURCE, TEXT
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from imba.errors import UserError
+from imba.sample import Sample
+
+REPOSITORY = "github.com/google/prompt-to-prompt"
+NOTEBOOK = "prompt-to-prompt_stable.ipynb"
+NULL_TEXT = "null_text_w_ptp.ipynb"
+
+
+class LocalBlend:
+    """Keeps the target like the source where neither attends to the words in which the prompts differ (local editing).
+
+    Of the layers at a quarter of the latents' edge (16x16 of Stable Diffusion's 64x64), down and up, the attention to
+    those words is summed over words, layers and steps so far, spread by a maximum over 3x3, scaled to a maximum of 1
+    and cut at the threshold, source and target apart; the target is kept where either passes.
+
+    Args:
+        unet: the denoiser whose layers it will be shown.
+        alignment: of the prompts.
+        start_step: the first step, from 0, that blends.
+        threshold: in [0, 1].
+
+    Raises:
+        UserError: the denoiser has no cross-attention at that size.
+    """
+
+    def __init__(self, unet: Any, alignment: Alignment, start_step: int, threshold: float = 0.3):
+        stages = ("down_blocks.2.", f"up_blocks.{len(unet.up_blocks) - 3}.")
+        self.layers = {layer for layer, name in enumerate(layers(unet, "attn2")) if name.startswith(stages)}
+        if not self.layers:
+            raise UserError(
+                "this backbone has no cross-attention at a quarter of its latents' edge, from which the region to blend"
+                " is taken; use blend=false"
+            )
+        self.alignment, self.start_step, self.threshold = alignment, start_step, threshold
+        self._sum: Tensor | float = 0.0
+
+    def collect(self, source: Tensor, target: Tensor) -> None:
+        """Take in a layer's attention maps (heads, tokens, words) under both prompts."""
+        words = (self.alignment.source, self.alignment.target)
+        maps = [attention[..., own].sum(-1).mean(0) for attention, own in zip((source, target), words, strict=True)]
+        self._sum = self._sum + torch.stack(maps)
+
+    def __call__(self, source: Tensor, target: Tensor, step: int) -> Tensor:
+        """Latents (1, C, h, w) of source and target -> the target's, blended."""
+        if step < self.start_step:
+            return target
+        height, width = source.shape[-2:]
+        maps = torch.as_tensor(self._sum).reshape(2, 1, -(-height // 4), -(-width // 4))
+        maps = interpolate(max_pool2d(maps, 3, stride=1, padding=1), (height, width))
+        maps = maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
+        return torch.where((maps > self.threshold).any(0), target, source)
+
+
+class PromptControl(AttentionControl):
+    """The guided lane takes the source's attention: to words in early steps, to itself in coarse layers as well.
+
+    Args:
+        alignment: of the prompts.
+        cross_steps, self_steps: how many steps, from the first, take cross- and self-attention.
+        tokens: the most tokens of a layer that takes self-attention.
+        weights: (words,) factors of the edited attention to the target's words (reweighting, Section 3.2).
+        blend: keeps the rest of the picture, or None.
+    """
+
+    def __init__(
+        self,
+        alignment: Alignment,
+        *,
+        cross_steps: int,
+        self_steps: int,
+        tokens: int,
+        weights: Tensor | float = 1.0,
+        blend: LocalBlend | None = None,
+    ):
+        self.alignment, self.weights, self.blend = alignment, weights, blend
+        self.cross_steps, self.self_steps, self.tokens = cross_steps, self_steps, tokens
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.step < self.self_steps and q.shape[2] <= self.tokens:
+            q, k = with_source_maps(q, k)
+        return scaled_dot_product_attention(q, k, v)
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        output = scaled_dot_product_attention(q, k, v)
+        edits = self.step < self.cross_steps
+        shows = self.blend is not None and layer in self.blend.layers
+        if edits or shows:
+            source, target = (
+                (q[lane].float() @ k[lane].float().transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+                for lane in (SOURCE, TEXT)
+            )
+            if edits:
+                target = self.alignment.edit(source, target) * self.weights
+                output[TEXT] = target.to(v.dtype) @ v[TEXT]
+            if self.blend is not None and shows:
+                self.blend.collect(source, target)
+        return output
+
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        return target if self.blend is None else self.blend(source, target, self.step)
+
+
+@dataclass(frozen=True)
+class P2P:
+    """Prompt-to-Prompt on the source's null-text inversion, whose guided sampling is the source branch.
+
+    Self-attention is replaced in layers of at most 16x16 tokens of Stable Diffusion's 64x64 latents: a quarter of their
+    edge.  Inversion and optimisation under the caption are this method's own and count as its time.
+    """
+
+    name: ClassVar[str] = "p2p-nti"
+    title: ClassVar[str] = "P2P + NTI"
+    edits: ClassVar[bool] = True
+    needs_caption: ClassVar[bool] = True
+    reference: ClassVar[str] = (
+        "Hertz et al., Prompt-to-Prompt, ICLR 2023; Mokady et al., Null-text Inversion, CVPR 2023;"
+        f" {REPOSITORY}, {NOTEBOOK} and {NULL_TEXT}"
+    )
+    capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True)
+
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{NULL_TEXT}, GUIDANCE_SCALE")
+    inner_steps: int = parameter(
+        10, "most optimisation steps of the null text at each level", f"{NULL_TEXT}, num_inner_steps"
+    )
+    epsilon: float = parameter(1e-5, "early stop of that optimisation", f"{NULL_TEXT}, early_stop_epsilon")
+    words: Words = parameter("auto", "replace words in place, refine by alignment, or as the prompts are", NOTEBOOK)
+    cross_replace: float = parameter(0.8, "share of the steps that take the source's cross-attention", NOTEBOOK)
+    self_replace: float = parameter(
+        0.4, "share of the steps that take the source's self-attention", f"{NOTEBOOK} ({NULL_TEXT}: 0.5, 0.6)"
+    )
+    reweight: float = parameter(
+        1.0, "factor of the attention to the target's differing words", f"{NULL_TEXT}, make_controller (examples: 2)"
+    )
+    blend: bool = parameter(
+        True, "keep what does not attend to the differing words", f"{NULL_TEXT}, its local edits (make_controller: off)"
+    )
+    blend_start: float = parameter(0.2, "share of the steps before blending", f"{NULL_TEXT}, LocalBlend, start_blend")
+    blend_threshold: float = parameter(0.3, "cut of the scaled attention, in [0, 1]", f"{NULL_TEXT}, LocalBlend, th")
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        """Invert, optimise, edit.
+
+        Raises:
+            UserError: the sample has no caption, its words cannot be replaced, or the backbone cannot be blended in.
+        """
+        backbone, steps, caption = source.backbone, source.steps, source_caption(sample)
+        control = self.control(backbone, source.latents, caption, sample.target_prompt, steps)
+        pivot = invert(backbone, source.latents, steps, caption)
+        inverted = invert_null_text(
+            backbone, pivot, caption, guidance=self.guidance, inner_steps=self.inner_steps, epsilon=self.epsilon
+        )
+        latents = denoise(
+            backbone,
+            inverted.trajectory,
+            sample.target_prompt,
+            guidance=self.guidance,
+            control=control,
+            source_prompt=caption,
+            negative=inverted.embeddings,
+        )
+        return backbone.decode(latents)
+
+    def control(self, backbone: Backbone, latents: Tensor, caption: str, prompt: str, steps: int) -> PromptControl:
+        """What Prompt-to-Prompt does while it samples latents (1, C, h, w)."""
+        alignment = align(backbone, caption, prompt, self.words)
+        weights = torch.ones_like(alignment.taken)
+        weights[alignment.target] = self.reweight
+        blend = None
+        if self.blend:
+            blend = LocalBlend(backbone.unet, alignment, int(self.blend_start * steps), self.blend_threshold)
+        return PromptControl(
+            alignment,
+            cross_steps=int(self.cross_replace * (steps + 1)),  # of the reference's table, which has one row more
+            self_steps=int(self.self_replace * steps),
+            tokens=tokens_at(latents, 4),
+            weights=weights,
+            blend=blend,
+        )

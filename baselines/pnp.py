@@ -1,0 +1,97 @@
+"""PnP: Plug-and-Play diffusion features (Tumanyan et al., CVPR 2023; github.com/MichalGeyer/pnp-diffusers)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.functional import scaled_dot_product_attention
+
+from cpam.attention import AttentionControl, layers
+from cpam.editing import Capabilities, parameter
+from cpam.sampling import SOURCE
+from cpam.sampling import sample as denoise
+from cpam.source import Source
+from imba.errors import UserError
+from imba.sample import Sample
+
+REPOSITORY = "github.com/MichalGeyer/pnp-diffusers"
+CONFIG = f"{REPOSITORY}, config_pnp.yaml"
+
+
+class InjectingControl(AttentionControl):
+    """Every lane takes the source's self-attention and features in the decoder (Section 4, f^4 and A^4 ... A^11).
+
+    Both begin at the second block of the decoder's first stage with attention: of that block the residual features,
+    before its input is added, and from its self-attention on the queries and keys of all layers.  In SD 1.x and 2.x
+    that is ``up_blocks[1].resnets[1]`` and self-attention layers 8-15, the paper's 4-11 of the decoder.
+
+    Args:
+        unet: the denoiser that it will act in.
+        attention_steps, feature_steps: how many steps, from the first, inject self-attention and features.
+
+    Raises:
+        UserError: the denoiser has no attention in its decoder.
+    """
+
+    def __init__(self, unet: Any, attention_steps: int, feature_steps: int):
+        self.attention_steps, self.feature_steps = attention_steps, feature_steps
+        for layer, name in enumerate(layers(unet, "attn1")):
+            place = re.match(r"up_blocks\.(\d+)\.attentions\.1\.", name)
+            if place:
+                self.start_layer = layer
+                self.block: Any = unet.up_blocks[int(place[1])].resnets[1]
+                return
+        raise UserError("this backbone has no self-attention in its decoder, which PnP injects the source's into")
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.step < self.attention_steps and layer >= self.start_layer:
+            q, k = q[SOURCE].expand_as(q), k[SOURCE].expand_as(k)
+        return scaled_dot_product_attention(q, k, v)
+
+    def features(self, unet: Any) -> Mapping[Module, Callable[[Tensor], Tensor]]:
+        def inject(output: Tensor) -> Tensor:
+            return output[SOURCE].expand_as(output) if self.step < self.feature_steps else output
+
+        return {self.block.conv2: inject}
+
+
+@dataclass(frozen=True)
+class PnP:
+    """PnP with the inversion that all methods share: as many steps as the editing (the authors invert in 999)."""
+
+    name: ClassVar[str] = "pnp"
+    title: ClassVar[str] = "PnP"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = f"Tumanyan et al., Plug-and-Play, CVPR 2023; {REPOSITORY}"
+    capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{CONFIG}, guidance_scale")
+    attention: float = parameter(0.5, "share of the steps that inject self-attention", f"{CONFIG}, pnp_attn_t")
+    features: float = parameter(0.8, "share of the steps that inject features", f"{CONFIG}, pnp_f_t")
+    negative_prompt: str = parameter(
+        "ugly, blurry, black, low res, unrealistic", "what guidance leads away from", f"{CONFIG}, negative_prompt"
+    )
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        """See :class:`InjectingControl`.
+
+        Raises:
+            UserError: the backbone has no attention in its decoder.
+        """
+        backbone, steps = source.backbone, source.steps
+        control = InjectingControl(backbone.unet, int(self.attention * steps), int(self.features * steps))
+        latents = denoise(
+            backbone,
+            source.trajectory,
+            sample.target_prompt,
+            guidance=self.guidance,
+            control=control,
+            negative=self.negative_prompt,
+        )
+        return backbone.decode(latents)
