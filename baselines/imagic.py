@@ -27,9 +27,9 @@ PIPELINE = "huggingface/diffusers, examples/community/imagic_stable_diffusion.py
 class Imagic:
     """Imagic as diffusers' community pipeline has it for Stable Diffusion.
 
-    What it trains is a float32 copy of the denoiser, so that the backbone stays as it is whatever happens.  The copy and
-    Adam's moments take four times the denoiser's memory in float32.  Fine-tuning a sample takes as long as some twenty
-    edits of other methods, which is counted in the seconds of its edit.
+    What it trains is a float32 copy of the denoiser, so that the backbone stays as it is whatever happens.  The copy,
+    its gradients and Adam's moments take four times the denoiser's memory.  Training on a sample takes as long as some
+    twenty edits of other methods; the seconds of the edit contain it.
     """
 
     name: ClassVar[str] = "imagic"

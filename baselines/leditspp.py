@@ -23,8 +23,8 @@ class LEditsPP:
     """LEDITS++ with P_t as its one editing concept, and no source prompt.
 
     The guidance acts where the concept's cross-attention and its noise estimate are both above a quantile.  With
-    ``masked`` it is confined to the sample's mask besides.  Stable Diffusion 1.x and 2.x, which is what a backbone holds;
-    diffusers' pipeline for XL is another one.
+    ``masked`` it is confined to the sample's mask besides.  As a backbone is a Stable Diffusion 1.x or 2.x, diffusers'
+    other pipeline, for XL, is not used.
     """
 
     name: ClassVar[str] = "leditspp"

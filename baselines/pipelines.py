@@ -35,8 +35,9 @@ def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any)
     whole = backbone.pipeline
     usual = {name: getattr(whole, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     usual |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    with _untouched(backbone), _quiet():
-        made = kind(**{**usual, "scheduler": scheduler or backbone.scheduler(), **parts})
+    components = {**usual, "scheduler": scheduler or backbone.scheduler(), **parts}
+    with _untouched(components["unet"]), _counted(components["unet"], backbone), _quiet():
+        made = kind(**components)
         made.set_progress_bar_config(disable=True)
         yield made
 
@@ -71,11 +72,22 @@ def latent_mask(sample: Sample, source: Source) -> Tensor:
 
 
 @contextmanager
-def _untouched(backbone: Backbone) -> Iterator[None]:
-    """Put back what a pipeline changes in the denoiser, and count what it evaluates."""
-    unet = backbone.unet
+def _untouched(unet: Any) -> Iterator[None]:
+    """Put back what a pipeline changes in a denoiser."""
     processors = dict(unet.attn_processors)
     learns = [parameter.requires_grad for parameter in unet.parameters()]
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(processors)
+        for parameter, before in zip(unet.parameters(), learns, strict=True):
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+@contextmanager
+def _counted(unet: Any, backbone: Backbone) -> Iterator[None]:
+    """Add what a denoiser evaluates to the backbone's count."""
 
     def count(module: Any, arguments: tuple[Any, ...]) -> None:
         backbone.evaluations += len(arguments[0])
@@ -85,10 +97,6 @@ def _untouched(backbone: Backbone) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-        unet.set_attn_processor(processors)
-        for parameter, before in zip(unet.parameters(), learns, strict=True):
-            parameter.requires_grad_(before)
-            parameter.grad = None
 
 
 @contextmanager

@@ -143,8 +143,8 @@ def read_bank(path: str | None) -> tuple[list[str], list[str]]:
 def objects(caption: str, prompt: str) -> tuple[str, str]:
     """What the source's caption and the target prompt call the object that differs.
 
-    The words in which they differ, from the article before them on and, where one of them says nothing else there, up to
-    the next preposition; the whole texts where nothing is shared.
+    The words in which they differ, from the article before them to the next preposition; the whole texts where nothing
+    is shared.
 
     >>> objects("a photo of an apple on a beach", "a photo of an orange on a beach")
     ('an apple', 'an orange')
@@ -153,19 +153,23 @@ def objects(caption: str, prompt: str) -> tuple[str, str]:
     >>> objects("a photo of a dog and a car in a meadow", "a photo of a dog in a meadow")
     ('a dog and a car', 'a dog')
     """
-    before, after = (_words(text) for text in (caption, prompt))
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
-    rest = list(zip(reversed(before[shared:]), reversed(after[shared:]), strict=False))
-    tail = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], rest))
-    if shared == tail == 0:
+    before, after = _words(caption), _words(prompt)
+    head = _shared(before, after)
+    tail = _shared(before[head:][::-1], after[head:][::-1])
+    if head == tail == 0:
         return " ".join(before), " ".join(after)
-    ends = [len(before) - tail, len(after) - tail]
-    starts_anew = all(words[shared:end] and words[shared] in _ARTICLES for words, end in zip((before, after), ends))
-    articles = [index for index in range(shared) if before[index] in _ARTICLES]
-    start = shared if starts_anew or not articles else articles[-1]
-    while ends[0] < len(before) and before[ends[0]] not in _BREAKS:
-        ends = [end + 1 for end in ends]
-    return " ".join(before[start : ends[0]]), " ".join(after[start : ends[1]])
+    ends = len(before) - tail, len(after) - tail
+    first = [words[head] for words, end in zip((before, after), ends, strict=True) if head < end]
+    start = head
+    if len(first) < 2 or not _ARTICLES.issuperset(first):
+        start = max((index for index in range(head) if before[index] in _ARTICLES), default=0)
+    shared = len(list(takewhile(lambda word: word not in _BREAKS, before[ends[0] :])))
+    return " ".join(before[start : ends[0] + shared]), " ".join(after[start : ends[1] + shared])
+
+
+def _shared(before: list[str], after: list[str]) -> int:
+    """How many words two texts begin with together."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))))
 
 
 def _words(text: str) -> list[str]:

@@ -18,8 +18,9 @@ from imba.sample import Sample
 class SDEdit:
     """SDEdit on latents: diffusers' StableDiffusionImg2ImgPipeline with DDIM.
 
-    The paper works in pixels and finds t_0 in [0.3, 0.6] best for strokes and collages; editing with a prompt needs more
-    noise.  The default is that of the Stable Diffusion script, and diffusers' pipeline has 0.8.
+    The paper works in pixels and without prompts, and finds t_0 in [0.3, 0.6] best for strokes and collages.  CPAM's
+    paper does not say which strength it compares with: 0.75 is that of Stable Diffusion's own script, and diffusers'
+    default is 0.8.
     """
 
     name: ClassVar[str] = "sdedit"
