@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from diffusers import DDIMInverseScheduler, StableDiffusionDiffEditPipeline
 from PIL import Image
 
-from baselines.pipelines import generator, latent_mask, pipeline, require_steps
+from baselines.pipelines import generator, latent_mask, picture, pipeline, require_steps
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
 from imba.sample import Sample
@@ -62,15 +62,17 @@ class DiffEdit:
                 guidance_scale=1.0,
                 generator=random,
             ).latents
-            edited: Image.Image = edit(
-                sample.target_prompt,
-                mask,
-                latents,
-                inpaint_strength=self.strength,
-                num_inference_steps=source.steps,
-                guidance_scale=self.guidance,
-            ).images[0]
-        return edited
+            return picture(
+                edit(
+                    sample.target_prompt,
+                    mask,
+                    latents,
+                    inpaint_strength=self.strength,
+                    num_inference_steps=source.steps,
+                    guidance_scale=self.guidance,
+                    output_type="np",
+                )
+            )
 
     def _mask(self, edit: Any, sample: Sample, source: Source, random: Any) -> Any:
         return edit.generate_mask(

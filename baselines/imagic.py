@@ -13,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from baselines.pipelines import generator, pipeline
+from baselines.pipelines import generator, picture, pipeline, require_prediction
 from cpam.backbone import Backbone
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
-from imba.errors import UserError
 from imba.sample import Sample
 
 PIPELINE = "huggingface/diffusers, examples/community/imagic_stable_diffusion.py"
@@ -67,16 +66,18 @@ class Imagic:
         denoiser.requires_grad_(False).type(backbone.dtype)
         mixed = self.alpha * prompt + (1 - self.alpha) * fitted
         with pipeline(StableDiffusionPipeline, backbone, unet=denoiser) as generate:
-            edited: Image.Image = generate(
-                prompt_embeds=mixed.to(backbone.dtype),
-                negative_prompt_embeds=null.to(backbone.dtype),
-                height=backbone.resolution,
-                width=backbone.resolution,
-                num_inference_steps=source.steps,
-                guidance_scale=self.guidance,
-                generator=random,
-            ).images[0]
-        return edited
+            return picture(
+                generate(
+                    prompt_embeds=mixed.to(backbone.dtype),
+                    negative_prompt_embeds=null.to(backbone.dtype),
+                    height=backbone.resolution,
+                    width=backbone.resolution,
+                    num_inference_steps=source.steps,
+                    guidance_scale=self.guidance,
+                    generator=random,
+                    output_type="np",
+                )
+            )
 
 
 def fit(
@@ -105,9 +106,7 @@ def fit(
         UserError: the backbone predicts neither noise nor velocity.
     """
     scheduler = backbone.scheduler()
-    kind = scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
-        raise UserError(f"backbone {backbone.name!r} predicts {kind!r}; Imagic trains epsilon and v_prediction")
+    kind = require_prediction(backbone)
     optimizer = torch.optim.Adam(learning, lr=rate)
     for _ in range(steps):
         noise = torch.randn(latents.shape, generator=random).to(latents.device)

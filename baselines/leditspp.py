@@ -8,7 +8,7 @@ from typing import ClassVar
 from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
 from PIL import Image
 
-from baselines.pipelines import generator, latent_mask, pipeline
+from baselines.pipelines import generator, latent_mask, picture, pipeline
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
 from imba.errors import UserError
@@ -56,12 +56,14 @@ class LEditsPP:
         )
         with pipeline(LEditsPPPipelineStableDiffusion, backbone, solver) as edit:
             edit.invert(source.image, num_inversion_steps=source.steps, skip=self.skip, generator=generator(seed))
-            edited: Image.Image = edit(
-                editing_prompt=[sample.target_prompt],
-                edit_guidance_scale=self.guidance,
-                edit_warmup_steps=self.warmup,
-                edit_threshold=self.threshold,
-                user_mask=mask,
-                use_intersect_mask=self.intersect,
-            ).images[0]
-        return edited
+            return picture(
+                edit(
+                    editing_prompt=[sample.target_prompt],
+                    edit_guidance_scale=self.guidance,
+                    edit_warmup_steps=self.warmup,
+                    edit_threshold=self.threshold,
+                    user_mask=mask,
+                    use_intersect_mask=self.intersect,
+                    output_type="np",
+                )
+            )

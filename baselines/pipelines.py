@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -31,7 +33,11 @@ def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any)
         backbone: whose networks it uses; its own pipeline and scheduler stay as they are.
         scheduler: one of its own; :meth:`cpam.backbone.Backbone.scheduler` by default.
         parts: components beside the usual ones, or instead of them.
+
+    Raises:
+        UserError: the backbone predicts neither noise nor velocity.
     """
+    require_prediction(backbone)
     whole = backbone.pipeline
     usual = {name: getattr(whole, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     usual |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -40,6 +46,31 @@ def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any)
         made = kind(**components)
         made.set_progress_bar_config(disable=True)
         yield made
+
+
+def picture(output: Any) -> Image.Image:
+    """The picture of a pipeline's output, asked for with ``output_type="np"``.
+
+    Raises:
+        ValueError: it is not finite, which as a picture would be black and pass for an edit.
+    """
+    values = output.images[0]
+    if not np.isfinite(values).all():
+        raise ValueError("the edit diverged: its picture holds values that are not finite")
+    made: Image.Image = VaeImageProcessor.numpy_to_pil(values)[0]
+    return made
+
+
+def require_prediction(backbone: Backbone) -> str:
+    """What the backbone predicts, ``epsilon`` or ``v_prediction``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    kind = str(backbone.pipeline.scheduler.config.prediction_type)
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"backbone {backbone.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
+    return kind
 
 
 def generator(seed: int) -> torch.Generator:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from diffusers import DDIMInverseScheduler, StableDiffusionPix2PixZeroPipeline
 from PIL import Image
 
-from baselines.pipelines import generator, pipeline
+from baselines.pipelines import generator, picture, pipeline
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
 from imba.errors import UserError
@@ -107,18 +107,20 @@ class Pix2PixZero:
                 num_auto_corr_rolls=self.rolls,
                 generator=random,
             ).latents
-            edited: Image.Image = edit(
-                caption,
-                before,
-                after,
-                num_inference_steps=steps,
-                guidance_scale=self.guidance,
-                negative_prompt=caption,
-                cross_attention_guidance_amount=self.amount,
-                latents=noise,
-                generator=random,
-            ).images[0]
-        return edited
+            return picture(
+                edit(
+                    caption,
+                    before,
+                    after,
+                    num_inference_steps=steps,
+                    guidance_scale=self.guidance,
+                    negative_prompt=caption,
+                    cross_attention_guidance_amount=self.amount,
+                    latents=noise,
+                    generator=random,
+                    output_type="np",
+                )
+            )
 
 
 def read_bank(path: str | None) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from baselines.pipelines import generator, pipeline, require_steps
+from baselines.pipelines import generator, picture, pipeline, require_steps
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
 from imba.sample import Sample
@@ -41,12 +41,14 @@ class SDEdit:
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         require_steps(source.steps, self.strength, "strength")
         with pipeline(StableDiffusionImg2ImgPipeline, source.backbone) as edit:
-            edited: Image.Image = edit(
-                sample.target_prompt,
-                source.image,
-                strength=self.strength,
-                num_inference_steps=source.steps,
-                guidance_scale=self.guidance,
-                generator=generator(seed),
-            ).images[0]
-        return edited
+            return picture(
+                edit(
+                    sample.target_prompt,
+                    source.image,
+                    strength=self.strength,
+                    num_inference_steps=source.steps,
+                    guidance_scale=self.guidance,
+                    generator=generator(seed),
+                    output_type="np",
+                )
+            )

@@ -328,8 +328,6 @@ def test_evaluations_are_counted(backbone: Backbone, sample: Sample) -> None:
 
 def test_imagic_trains_a_backbone_that_predicts_velocity(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     latents = torch.randn(1, 4, 16, 16, generator=drawn())
-    scheduler = backbone.scheduler()
-    seen = []
 
     class Denoiser(torch.nn.Module):
         def __init__(self) -> None:
@@ -337,12 +335,12 @@ def test_imagic_trains_a_backbone_that_predicts_velocity(backbone: Backbone, mon
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, noisy: Tensor, level: Tensor, embedding: Tensor) -> object:
-            seen.append((noisy, level))
             return type("Output", (), {"sample": self.weight * noisy})
 
     def fitted(kind: str) -> float:
-        scheduler.register_to_config(prediction_type=kind)
-        monkeypatch.setattr(Backbone, "scheduler", lambda self: scheduler)
+        monkeypatch.setattr(
+            backbone.pipeline, "scheduler", DDIMScheduler.from_config(ddim().config, prediction_type=kind)
+        )
         denoiser = Denoiser()
         imagic.fit(backbone, denoiser, latents, torch.zeros(1), [denoiser.weight], 100, 0.05, drawn())
         return denoiser.weight.item()
@@ -437,6 +435,26 @@ def test_pix2pix_zero_banks(backbone: Backbone, sample: Sample, tmp_path: Path) 
 )
 def test_objects(caption: str, prompt: str, wanted: tuple[str, str]) -> None:
     assert objects(caption, prompt) == wanted
+
+
+def test_backbones_that_predict_something_else_are_refused(
+    backbone: Backbone, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        backbone.pipeline, "scheduler", DDIMScheduler.from_config(ddim().config, prediction_type="sample")
+    )
+    for editor in QUICK:
+        with pytest.raises(UserError, match="predicts 'sample'; epsilon and v_prediction are supported"):
+            edit(editor, backbone, sample, steps=2)
+
+
+def test_an_edit_that_diverges_is_no_black_picture(
+    backbone: Backbone, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = backbone.pipeline.vae.decode
+    monkeypatch.setattr(backbone.pipeline.vae, "decode", lambda latents, **more: decode(latents * torch.nan, **more))
+    with pytest.raises(ValueError, match="diverged"):
+        edit(SDEdit(), backbone, sample, steps=2)
 
 
 def test_a_pipeline_leaves_the_networks_on_an_exception(backbone: Backbone) -> None:
