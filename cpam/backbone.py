@@ -182,19 +182,26 @@ class Backbone:
 
     # diffusion ------------------------------------------------------------------------------------------------------
 
-    def schedule(self, steps: int) -> Schedule:
-        """DDIM as CPAM's and MasaCtrl's releases run it: leading spacing, offset 1, alpha_final = alpha_0, no clipping.
+    def scheduler(self) -> DDIMScheduler:
+        """A new DDIM scheduler over the backbone's noise levels, as CPAM's and MasaCtrl's releases run it.
 
-        Raises:
-            UserError: the number of steps is out of range.
+        Leading spacing, offset 1, alpha_final = alpha_0, no clipping.
         """
-        scheduler = DDIMScheduler.from_config(
+        return DDIMScheduler.from_config(
             self.pipeline.scheduler.config,
             timestep_spacing="leading",
             steps_offset=1,
             set_alpha_to_one=False,
             clip_sample=False,
         )
+
+    def schedule(self, steps: int) -> Schedule:
+        """The steps of :meth:`scheduler`.
+
+        Raises:
+            UserError: the number of steps is out of range.
+        """
+        scheduler = self.scheduler()
         trained = scheduler.config.num_train_timesteps
         if not 1 <= steps < trained:
             raise UserError(f"steps must be between 1 and {trained - 1}, not {steps}")

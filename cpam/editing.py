@@ -35,7 +35,11 @@ class Editor(Protocol):
         capabilities: the columns of Table 1.
         reference: its paper and the implementation that settles its details.
         edits: False for reference rows that bound the scale and edit nothing.
-        needs_caption (optional): True where a sample without ``source_prompt`` cannot be edited.
+        needs_caption: True if ``sample.source_prompt`` must be there; may be left out.  A captioner fills it in before
+            editing where the data set has none.
+
+    An editor that reads other files may have a method ``inputs(sample)`` that gives their names and hashes as a dict of
+    JSON values; it is stored with each edit.
     """
 
     name: ClassVar[str]

@@ -37,6 +37,9 @@ app = typer.Typer(
 RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
 
+CAPTIONER = "Salesforce/blip-image-captioning-base"
+"""The captioner that diffusers' documentation of Pix2Pix-Zero uses; the method's repository has LAVIS' BLIP."""
+
 Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),
@@ -112,8 +115,17 @@ def _print_parameters(console: Console, name: str, editor: Any) -> None:
 @app.command()
 def run(
     methods: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE.")
+        str,
+        typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE; all: every installed."),
     ] = "cpam,masactrl",
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="NAME=FOLDER",
+            help="A folder of ready-made pictures as a method; named <sample id>.png or as TEdBench names results.",
+        ),
+    ] = None,
     dataset: Annotated[
         str, typer.Option(metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout.")
     ] = "pocket",
@@ -142,6 +154,13 @@ def run(
             help="Also run identity, reconstruction and ddim, which bound the scale.",
         ),
     ] = True,
+    captioner: Annotated[
+        str,
+        typer.Option(
+            metavar="ID|FOLDER|none",
+            help="Writes the captions that a method needs and the data set lacks; transformers, image to text.",
+        ),
+    ] = CAPTIONER,
     clip: Clip = None,
     workers: Annotated[
         int | None,
@@ -161,9 +180,14 @@ def run(
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
     from eval import registry
 
-    editors = dict(registry.make(label) for label in registry.split(methods))
+    editors, broken = registry.choose(methods)
+    for reason in broken:
+        _say(f"broken, left out: {reason}")
+    pictures = {label: registry.imported(label) for label in imports or []}
+    editors |= pictures
     if not editors:
         raise UserError("no methods are given; see: cpam-bench methods")
+    asked = list(editors)
     if references:
         for name in registry.REFERENCES:
             label, editor = registry.make(name)
@@ -171,21 +195,40 @@ def run(
 
     import imba.dataset
 
-    data = imba.dataset.load(dataset).first(limit)
+    whole = imba.dataset.load(dataset)
+    data = whole.first(limit)
     for warning in imba.dataset.require_complete(data):
         _say(str(warning))
     place = _device(device)
 
     from cpam.backbone import Backbone
-    from eval import runner
+    from eval import captions, runner
     from eval.clip import load_clip
+    from eval.imports import require_unchanged, survey
     from eval.leaderboard import leaderboard
     from eval.parallel import run_parallel
     from eval.scoring import default_clip, score
     from eval.store import Store, locked
 
     _quiet()
+    for label, ready_made in pictures.items():
+        for line in survey(label, ready_made, whole.samples, data.samples):
+            _say(line)
     model = Backbone.load(backbone, device=place, dtype=dtype)
+    folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
+    samples = captions.recall(folder, data.samples)
+    needing, bare = captions.needing(editors, samples)
+    writer = None
+    if needing:
+        try:
+            writer = captions.load(captioner, place)
+        except UserError as error:
+            for label in needing:
+                lack = f"{len(bare)} of {len(samples)} samples lack one, {bare[0]} first"
+                _say(f"left out: {label} needs a caption of the source, and {lack}; {error}")
+                del editors[label]
+            if not editors.keys() & set(asked):
+                raise UserError("no method is left; give samples a source_prompt, or another --captioner") from None
     description = runner.describe_run(
         arguments, data, data.samples, model, editors, steps=steps, seed=seed, dtype=dtype, device=place
     )
@@ -193,15 +236,18 @@ def run(
     # takes no room from the editing.
     scorer = load_clip(clip or default_clip(data.is_pocket))
     processes = workers or ((os.cpu_count() or 1) if model.is_pocket and place == "cpu" else 1)
-    folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
     with locked(folder):
         store = Store.create_or_resume(folder, description)
+        for label, ready_made in pictures.items():
+            require_unchanged(store, label, ready_made, samples)
+        if writer:
+            samples = captions.fill(store, samples, writer, model)
         _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
         try:
             if processes > 1:
-                failures = run_parallel(store, data.samples, list(editors), model, processes)
+                failures = run_parallel(store, samples, list(editors), model, processes)
             else:
-                failures = runner.run(store, data.samples, editors, model)
+                failures = runner.run(store, samples, editors, model)
         except KeyboardInterrupt:
             _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
             raise typer.Exit(130) from None

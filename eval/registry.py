@@ -2,7 +2,8 @@
 
 Editors are found by the entry-point group ``cpam_bench.editors``, so that another package adds a method without a line
 changed here.  A *label* is ``name`` or ``name:key=value,key=value``; its canonical form names only the parameters that
-differ from their defaults, sorted, so that one configuration has one label.
+differ from their defaults, sorted, so that one configuration has one label.  ``NAME=FOLDER`` is the label of pictures
+that were made elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import difflib
 import importlib.metadata
 import inspect
 import math
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal, Union
@@ -19,13 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 from imba.errors import UserError
 
 if TYPE_CHECKING:
+    from baselines.imported import Imported
     from cpam.editing import Editor
+    from imba.sample import Sample
 
 GROUP = "cpam_bench.editors"
 """Entry-point group of editors."""
 
 REFERENCES = ("identity", "reconstruction", "ddim")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
+
+_IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")
+"""``NAME=FOLDER``; a label with parameters has a colon before its first equals sign."""
 
 _REQUIRED = ("name", "title", "capabilities", "reference", "edits", "edit")
 
@@ -106,12 +113,57 @@ def split(methods: str) -> list[str]:
     return labels
 
 
+def choose(methods: str) -> tuple[dict[str, Editor], list[str]]:
+    """Canonical label -> editor of a comma-separated list, and what is wrong with installed editors that cannot load.
+
+    ``all`` stands for every installed editor that edits; one that the list also names itself is only taken as named.
+
+    Raises:
+        UserError: unknown method or parameter, or a value that does not fit.
+    """
+    labels = split(methods)
+    problems: list[str] = []
+    if "all" in labels:
+        installed, broken = load_all()
+        problems = list(broken.values())
+        named = {label.partition(":")[0] for label in labels}
+        rest = [name for name, editor in installed.items() if editor.edits and name not in named]
+        place = labels.index("all")
+        labels = [label for label in [*labels[:place], *rest, *labels[place:]] if label != "all"]
+    for label in labels:
+        if _IMPORTED.fullmatch(label):
+            raise UserError(
+                f"unknown method {label!r}; parameters are set as in cpam:guidance=5,"
+                f" and ready-made pictures join with --import {label}"
+            )
+    return dict(make(label) for label in labels), problems
+
+
+def imported(label: str) -> Imported:
+    """The editor that hands out ready-made pictures, of ``NAME=FOLDER``.
+
+    Raises:
+        UserError: it is something else, the name is an installed method's, or the folder holds no pictures.
+    """
+    from baselines.imported import Imported
+
+    match = _IMPORTED.fullmatch(label)
+    if not match:
+        raise UserError(f"{label!r} is not NAME=FOLDER; a name has letters, digits, spaces, '.', '_', '+' and '-'")
+    name, folder = match.groups()
+    if name.lower() in {installed.lower() for installed in entry_points()}:
+        raise UserError(f"--import {label}: {name} is an installed method; choose another name")
+    return Imported(name, folder)
+
+
 def make(label: str) -> tuple[str, Editor]:
     """The canonical label and the editor that a label describes.
 
     Raises:
         UserError: unknown method or parameter, or a value that does not fit; the message lists what there is.
     """
+    if _IMPORTED.fullmatch(label.strip()):
+        return label.strip(), imported(label.strip())
     name, _, text = label.strip().partition(":")
     cls = load(name)
     editor = build(cls, name, text)
@@ -159,6 +211,11 @@ def canonical(name: str, editor: Any) -> str:
 def parameters(editor: Any) -> dict[str, Any]:
     """Every parameter of an editor with its value."""
     return {field.name: getattr(editor, field.name) for field in dataclasses.fields(editor) if field.init}
+
+
+def inputs(editor: Any, sample: Sample) -> dict[str, Any]:
+    """What an edit is made from besides its sample and parameters: files and their hashes, where an editor says so."""
+    return dict(editor.inputs(sample)) if hasattr(editor, "inputs") else {}
 
 
 @dataclasses.dataclass(frozen=True)

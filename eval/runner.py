@@ -251,9 +251,7 @@ def _edit_sample(
     failures = []
     try:
         source = make_source(sample, backbone, store.run.steps)
-        truth = (
-            None if sample.truth is None else _fit(read_picture(sample.truth, f"sample {sample.id}: truth"), backbone)
-        )
+        truth = read_truth(sample, backbone)
     except Exception as error:  # the sample is of no use; the others are
         for method in methods:
             edit = _failed(store, method, editors[method], sample, error, 0.0)
@@ -262,7 +260,7 @@ def _edit_sample(
             bar.update()
         return failures
     if not store.has_task(sample.id):
-        store.write_task(_task(sample), source.image, source.mask, truth)
+        write_task(store, sample, source, truth)
     for method in methods:
         bar.set_postfix_str(f"{method} {sample.id}"[-48:], refresh=True)
         edit, image = _edit(store, method, editors[method], sample, source)
@@ -294,14 +292,15 @@ def _edit(
                 f"the editor returned a picture of mode {image.mode} and size {image.size[0]}x{image.size[1]};"
                 f" it must be RGB and {source.image.size[0]}x{source.image.size[1]}"
             )
+        seconds = _clock(source.backbone) - started - source.computed_in_edit
+        params = registry.parameters(editor) | registry.inputs(editor, sample)
     except Exception as error:  # whatever a method does, the others go on
         return _failed(store, method, editor, sample, error, _clock(source.backbone) - started), None
-    seconds = _clock(source.backbone) - started - source.computed_in_edit
     edit = Edit(
         method=method,
         sample=sample.id,
         status="ok",
-        params=registry.parameters(editor),
+        params=params,
         seed=seed,
         seconds=seconds,
         inversion_seconds=(source.inversion_seconds or 0.0) if source.used else 0.0,
@@ -327,14 +326,23 @@ def _failed(store: Store, method: str, editor: Editor, sample: Sample, error: Ex
     )
 
 
-def _task(sample: Sample) -> Task:
-    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)}
-    return Task(**{name: getattr(sample, name) for name in shared})
+def read_truth(sample: Sample, backbone: Any) -> Image.Image | None:
+    """What the edit should have led to, at the backbone's resolution, or None where the data set does not know.
 
-
-def _fit(image: Image.Image, backbone: Any) -> Image.Image:
-    fitted: Image.Image = backbone.fit(image.convert("RGB"))
+    Raises:
+        UserError: its file cannot be read.
+    """
+    if sample.truth is None:
+        return None
+    fitted: Image.Image = backbone.fit(read_picture(sample.truth, f"sample {sample.id}: truth").convert("RGB"))
     return fitted
+
+
+def write_task(store: Store, sample: Sample, source: Source, truth: Image.Image | None) -> None:
+    """Store a sample as the editors see it."""
+    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)}
+    task = Task(**{name: getattr(sample, name) for name in shared})
+    store.write_task(task, source.image, source.mask, truth)
 
 
 def _warn_of_long_prompts(samples: list[Sample], backbone: Any) -> None:

@@ -128,7 +128,7 @@ class Edit:
         method: canonical label.
         sample: id.
         status: ``ok`` or ``failed``.
-        params: every parameter of the method.
+        params: every parameter of the method, and what its ``inputs`` says of files that it read.
         seed: that the editor was given.
         seconds: wall time of the edit, without the inversion that the methods of a sample share.
         inversion_seconds: wall time of that inversion if this method used it, else 0.
@@ -154,7 +154,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Task:
-    """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``."""
+    """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
+
+    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it.
+    """
 
     id: str
     target_prompt: str
@@ -163,6 +166,7 @@ class Task:
     retain_object: bool = False
     kind: str = "replace"
     source_prompt: str | None = None
+    caption_by: str | None = None
     several_objects: bool = False
     image_sha256: str = ""
     mask_sha256: str | None = None

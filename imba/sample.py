@@ -37,6 +37,7 @@ class Sample:
         source_prompt: a caption of the source, where the data set has one.
         several_objects: whether the image shows several objects of which one is edited.
         truth: the picture that the edit should have led to, which only a rendered data set can know.
+        caption_by: the captioner that wrote ``source_prompt``, or None if the data set has it.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Sample:
     source_prompt: str | None = None
     several_objects: bool = False
     truth: Path | None = None
+    caption_by: str | None = None
 
     def read_image(self) -> Image.Image:
         """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.

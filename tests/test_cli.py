@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
-from run_helpers import FakeBackbone, write_clip, write_dataset
+from run_helpers import FakeBackbone, picture, write_clip, write_dataset
 
 import eval.cli
 from eval import registry
@@ -122,6 +122,29 @@ def test_limit_references_and_more_methods(started):
     assert table[["method", "n"]].values.tolist() == [["brighten:amount=3", 2], ["noise:scale=3", 2]]
 
 
+def test_all_methods_and_ready_made_pictures(started, tmp_path, points):
+    points["lost"] = "no_such_module:Editor"
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(2):
+        picture(i).save(pictures / f"p{i}.png-A_red_thing.png")
+    label = f"mine={pictures}"
+    code, _, err = started("--import", label, methods="all,noise:scale=3,broken:on=nothing")
+    assert code == 0, err
+    assert "broken, left out: method 'lost'" in err
+    table = pd.read_csv(started.folder / "leaderboard.csv")
+    # The test's reference rows are ordinary editors, so all takes them too.
+    references = ["identity", "reconstruction", "ddim"]
+    assert set(table["method"]) == {"brighten", "noise:scale=3", "broken:on=nothing", label, *references}
+    assert set(table["n"]) == {2}
+    paired = pd.read_csv(started.folder / "paired.csv")
+    assert label in set(paired["method"]) | set(paired["against"])
+    (pictures / "p0.png-A_red_thing.png").rename(tmp_path / "p0.png")
+    code, _, err = started("--import", f"part={pictures}", methods="noise:scale=3")
+    assert code == 1 and "no picture of 1 of 2 samples (p0-a-red-thing); these edits will fail" in err
+    assert "part=" in err and "has no picture of it; name it" in err
+
+
 def test_another_command_into_the_same_folder_is_refused(started):
     assert started("--no-references")[0] == 0
     code, _, err = started("--no-references", "--steps", "20", "--seed", "4")
@@ -169,6 +192,9 @@ def test_a_full_disk_is_one_message_and_exit_1(started, monkeypatch):
         (["run", "--methods", "brigthen"], ["unknown method 'brigthen'", "did you mean brighten", "noise"]),
         (["run", "--methods", "noise:scal=3"], ["no parameter 'scal'", "did you mean scale", "delay"]),
         (["run", "--methods", "noise:scale=much"], ["scale=much does not fit", "a number", "default 20"]),
+        (["run", "--methods", "noise=3"], ["unknown method 'noise=3'", "--import"]),
+        (["run", "--methods", "noise", "--import", "mine=/no/such"], ["folder /no/such does not exist"]),
+        (["run", "--methods", "noise", "--import", "/no/such"], ["'/no/such' is not NAME=FOLDER"]),
         (["run", "--methods", " , "], ["no methods are given"]),
         (["run", "--methods", "noise", "--dataset", "/no/such"], ["/no/such"]),
         (["run", "--methods", "noise", "--device", "tpu"], ["unknown device 'tpu'"]),

@@ -1,0 +1,93 @@
+"""Pictures that another program has made, as a method beside the others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from cpam.editing import Capabilities, parameter
+from cpam.source import Source
+from imba.build import PICTURES, RENAMED
+from imba.dataset import digest
+from imba.errors import UserError
+from imba.sample import Sample, read_picture
+
+NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEdBench names Imagic's results"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A folder of ready-made pictures, fitted to the backbone's resolution and else as they are.
+
+    Its label is ``NAME=FOLDER``.  What the method can do and what an edit cost it is not known.
+
+    Raises:
+        UserError: the folder does not exist or holds no pictures.
+    """
+
+    name: ClassVar[str] = "imported"
+    title: ClassVar[str] = "Imported pictures"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = "pictures made elsewhere"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    called: str = parameter("imported", "how the method is called", "--import")
+    folder: str = parameter(".", "where its pictures are", "--import")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", f"{self.called} (imported)")
+        if not Path(self.folder).is_dir():
+            raise UserError(f"--import {self.called}: folder {self.folder} does not exist")
+        if not self.pictures:
+            raise UserError(f"--import {self.called}: folder {self.folder} holds no pictures ({', '.join(PICTURES)})")
+
+    @cached_property
+    def pictures(self) -> dict[str, list[Path]]:
+        """The folder's pictures by what their names say."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(Path(self.folder).iterdir()):
+            if path.suffix.lower() in PICTURES:
+                found.setdefault(_key(path.stem), []).append(path)
+        return found
+
+    def picture(self, sample: Sample) -> Path | None:
+        """The picture of a sample, or None if there is none.
+
+        Raises:
+            UserError: there are several that differ.
+        """
+        keys = [_key(sample.id)]
+        if isinstance(sample.image, Path):
+            stem = sample.image.stem
+            # TEdBench's names keep the image's extension, which is not always that of the benchmark's copy.
+            names = [sample.image.name, stem, *(f"{stem}{suffix}" for suffix in PICTURES)]
+            names += [f"{RENAMED[stem]}{suffix}" for suffix in ("", *PICTURES) if stem in RENAMED]
+            keys += [_key(f"{name}-{sample.target_prompt}") for name in names]
+        found = next((self.pictures[key] for key in keys if key in self.pictures), [])
+        if len(found) > 1 and len({digest(path) for path in found}) > 1:
+            raise UserError(
+                f"sample {sample.id}: several pictures of {self.folder} may be meant"
+                f" ({', '.join(path.name for path in found)}); leave one there"
+            )
+        return found[0] if found else None
+
+    def inputs(self, sample: Sample) -> dict[str, str]:
+        """The file that an edit is read from, and its hash."""
+        path = self.picture(sample)
+        return {"file": path.name, "file_sha256": str(digest(path))} if path else {}
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        path = self.picture(sample)
+        if path is None:
+            raise UserError(f"sample {sample.id}: {self.folder} has no picture of it; name it {NAMING}")
+        return source.backbone.fit(read_picture(path, f"sample {sample.id}: imported picture"))
+
+
+def _key(name: str) -> str:
+    """What a file name says, whatever its case and however its words are joined."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")

@@ -1,0 +1,141 @@
+"""diffusers' editing pipelines on a backbone's networks, which come out of every edit as they went in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cpam.backbone import Backbone
+from cpam.editing import source_mask
+from cpam.source import Source
+from imba.errors import UserError
+from imba.sample import Sample
+
+
+@contextmanager
+def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any) -> Iterator[Any]:
+    """A pipeline of diffusers around the backbone's networks, silent and without a safety checker.
+
+    It must be used inside the context: some pipelines change attention processors and what requires gradients, and
+    that is taken back at the end, also after an exception.
+
+    Args:
+        kind: class of the pipeline.
+        backbone: whose networks it uses; its own pipeline and scheduler stay as they are.
+        scheduler: one of its own; :meth:`cpam.backbone.Backbone.scheduler` by default.
+        parts: components beside the usual ones, or instead of them.
+
+    Raises:
+        UserError: the backbone predicts neither noise nor velocity.
+    """
+    require_prediction(backbone)
+    whole = backbone.pipeline
+    usual = {name: getattr(whole, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    usual |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    components = {**usual, "scheduler": scheduler or backbone.scheduler(), **parts}
+    with _untouched(components["unet"]), _counted(components["unet"], backbone), _quiet():
+        made = kind(**components)
+        made.set_progress_bar_config(disable=True)
+        yield made
+
+
+def picture(output: Any) -> Image.Image:
+    """The picture of a pipeline's output, asked for with ``output_type="np"``.
+
+    Raises:
+        ValueError: it is not finite, which as a picture would be black and pass for an edit.
+    """
+    values = output.images[0]
+    if not np.isfinite(values).all():
+        raise ValueError("the edit diverged: its picture holds values that are not finite")
+    made: Image.Image = VaeImageProcessor.numpy_to_pil(values)[0]
+    return made
+
+
+def require_prediction(backbone: Backbone) -> str:
+    """What the backbone predicts, ``epsilon`` or ``v_prediction``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    kind = str(backbone.pipeline.scheduler.config.prediction_type)
+    if kind not in ("epsilon", "v_prediction"):
+        raise UserError(f"backbone {backbone.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
+    return kind
+
+
+def generator(seed: int) -> torch.Generator:
+    """Of a seed, on the CPU, so that an edit draws the same numbers on every device."""
+    return torch.Generator().manual_seed(seed)
+
+
+def require_steps(steps: int, share: float, what: str) -> None:
+    """Make sure that a share of the run's steps is one step at least.
+
+    Raises:
+        UserError: it is none; diffusers would fail on an empty list of timesteps.
+    """
+    if int(steps * share) < 1:
+        raise UserError(f"{what} {share:g} of {steps} steps is no step; take more --steps or a greater {what}")
+
+
+def latent_mask(sample: Sample, source: Source) -> Tensor:
+    """M_s at the latents' resolution, nearest neighbour: float32 (1, 1, h, w), 1 where the edit may alter.
+
+    Raises:
+        UserError: the sample has no mask, or nothing of it is left.
+    """
+    mask = torch.from_numpy(source_mask(sample, source).astype(np.float32))[None, None]
+    edge = source.backbone.resolution // source.backbone.pipeline.vae_scale_factor
+    small = interpolate(mask, (edge, edge), mode="nearest")
+    if not small.any():
+        raise UserError(f"sample {sample.id}: nothing is left of its mask at {edge} x {edge} latents; draw it larger")
+    return small
+
+
+@contextmanager
+def _untouched(unet: Any) -> Iterator[None]:
+    """Put back what a pipeline changes in a denoiser."""
+    processors = dict(unet.attn_processors)
+    learns = [parameter.requires_grad for parameter in unet.parameters()]
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(processors)
+        for parameter, before in zip(unet.parameters(), learns, strict=True):
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+@contextmanager
+def _counted(unet: Any, backbone: Backbone) -> Iterator[None]:
+    """Add what a denoiser evaluates to the backbone's count."""
+
+    def count(module: Any, arguments: tuple[Any, ...]) -> None:
+        backbone.evaluations += len(arguments[0])
+
+    hook = unet.register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing but errors from diffusers: it warns of deprecated pipelines and of the safety checker."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
