@@ -41,7 +41,8 @@ def align(backbone: Backbone, source: str, target: str, edit: Words = "auto") ->
     """Align a target prompt with a source prompt.
 
     - ``replace``: each word takes the attention of the word in its place.  Where the two are of different numbers of
-      tokens, each of the target's takes an equal share of all the source's.
+      tokens, each of the target's takes an equal share of all the source's (the reference then shifts the words that
+      follow the last such one; here each keeps to its own).
     - ``refine``: tokens of a longest common subsequence take each other's attention, the target's others keep theirs.
     - ``auto``: replace if there are as many words of as many tokens each, else refine.
 

@@ -1,4 +1,4 @@
-"""What CPAM's attention costs beside a plain guided loop, and what a run spends outside its networks.
+"""What the attention of CPAM and of the baselines costs beside a plain guided loop, and what a run spends elsewhere.
 
     python tests/benchmarks/loop.py
 
@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 import imba.dataset
+from baselines.fpe import SelfAttentionControl, tokens_at
 from baselines.masactrl import MutualControl
+from baselines.p2p import P2P
+from baselines.pnp import InjectingControl
 from cpam.attention import AttentionControl
 from cpam.backbone import Backbone
 from cpam.editor import CPAM
@@ -47,6 +50,9 @@ def loops(backbone: Backbone, steps: int, rounds: int) -> None:
             "CPAM": CPAM().control(sample, source),
             "CPAM, refined": CPAM(refine=True).control(sample, source),
             "MasaCtrl": MutualControl(),
+            "PnP": InjectingControl(backbone.unet, steps // 2, steps * 4 // 5),
+            "FPE": SelfAttentionControl(steps * 4 // 5, tokens_at(source.latents, 2)),
+            "P2P": P2P().control(backbone, source.latents, sample.source_prompt or "", sample.target_prompt, steps),
         }
         times = {}
         for name, control in controls.items():
