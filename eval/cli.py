@@ -6,7 +6,6 @@ What takes long to import (torch and all that stands on it) is imported inside t
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -36,6 +35,8 @@ app = typer.Typer(
 
 RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
+
+_SCALE = "Scale and faults"
 
 Device = Annotated[
     str | None,
@@ -143,13 +144,61 @@ def run(
         ),
     ] = True,
     clip: Clip = None,
+    executor: Annotated[
+        Literal["serial", "processes", "ray"] | None,
+        typer.Option(
+            help="Where the workers are: in this process, in processes of this machine, or in a Ray cluster.",
+            show_default="serial for one worker without a timeout, else processes",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Processes that edit, on the CPU each with a backbone of its own.",
-            show_default="one a core for the pocket backbone on the CPU, else 1",
+            help="Workers that edit, each with a backbone of its own.",
+            show_default="one a core for the pocket backbone on the CPU, all that fit on a Ray cluster, else 1",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Threads of each worker on the CPU; they decide the last digits, so a run keeps them.",
+            show_default="the run's own; of a new one 1 for the pocket backbone, else the cores shared out",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            help="End a worker whose edit takes longer, and try the edit elsewhere.",
+            show_default="none",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster to work on: auto, HOST:PORT or ray://HOST:PORT.",
+            show_default="one on this machine, for this run",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="GPUs that Ray sets aside for each worker; a fraction lets several share one.",
+            show_default="1 on CUDA, 0 on the CPU",
+            rich_help_panel=_SCALE,
         ),
     ] = None,
 ) -> None:
@@ -174,46 +223,35 @@ def run(
     data = imba.dataset.load(dataset).first(limit)
     for warning in imba.dataset.require_complete(data):
         _say(str(warning))
-    place = _device(device)
 
-    from cpam.backbone import Backbone
-    from eval import runner
-    from eval.clip import load_clip
-    from eval.leaderboard import leaderboard
-    from eval.parallel import run_parallel
-    from eval.scoring import default_clip, score
-    from eval.store import Store, locked
+    from eval.run import Settings, execute
 
-    _quiet()
-    model = Backbone.load(backbone, device=place, dtype=dtype)
-    description = runner.describe_run(
-        arguments, data, data.samples, model, editors, steps=steps, seed=seed, dtype=dtype, device=place
-    )
-    # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
-    # takes no room from the editing.
-    scorer = load_clip(clip or default_clip(data.is_pocket))
-    processes = workers or ((os.cpu_count() or 1) if model.is_pocket and place == "cpu" else 1)
     folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
-    with locked(folder):
-        store = Store.create_or_resume(folder, description)
-        _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
-        try:
-            if processes > 1:
-                failures = run_parallel(store, data.samples, list(editors), model, processes)
-            else:
-                failures = runner.run(store, data.samples, editors, model)
-        except KeyboardInterrupt:
-            _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
-            raise typer.Exit(130) from None
-        scores = score(store, clip=scorer, device=place)
-        _report_scoring(scores.damaged, scores.truncated)
-        board = leaderboard([folder])
-        board.write(folder)
-    _print_board(board)
+    settings = Settings(
+        backbone=backbone,
+        steps=steps,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        clip=clip,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        timeout=timeout,
+        address=address,
+        gpus_per_worker=gpus_per_worker,
+    )
+    try:
+        outcome = execute(data, list(editors), folder, settings, arguments=arguments, say=_say)
+    except KeyboardInterrupt:
+        _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
+        raise typer.Exit(130) from None
+    _report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    _print_board(outcome.board)
     typer.echo(f"{folder / 'leaderboard.csv'}")
-    if failures:
-        _say(f"{len(failures)} edits failed; the same command tries them again:")
-        for failure in failures:
+    if outcome.failures:
+        _say(f"{len(outcome.failures)} edits failed; the same command tries them again:")
+        for failure in outcome.failures:
             _say(f"  {failure.method} on {failure.sample}: {failure.error}")
         raise typer.Exit(1)
 
@@ -234,15 +272,16 @@ def score(
     """
     from eval.leaderboard import leaderboard
     from eval.metrics import METRICS
+    from eval.run import choose_device, quiet
     from eval.scoring import choose
     from eval.scoring import score as measure
     from eval.store import Store, locked
 
-    _quiet()
+    quiet()
     store = Store.open(folder)
     names = choose([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else list(METRICS)
     with locked(folder):
-        scores = measure(store, names, clip, _device(device))
+        scores = measure(store, names, clip, choose_device(device))
         board = leaderboard([folder])
         board.write(folder)
     _report_scoring(scores.damaged, scores.truncated)
@@ -327,38 +366,9 @@ def _say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def _device(name: str | None) -> str:
-    """The device asked for, or the default, made sure of."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if name is None:
-        return "cuda" if available else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"unknown device {name!r}; give cpu, cuda or cuda:N")
-    if name.startswith("cuda"):
-        if not available:
-            raise UserError(f"--device {name}: this machine has no CUDA device that torch can use; give --device cpu")
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return name
-
-
 def _file_name(name: str) -> str:
     """A data set's or backbone's name as part of a folder's: the last part of a path, nothing unsafe."""
     return re.sub(r"[^\w.-]+", "_", Path(name).name or "root")
-
-
-def _quiet() -> None:
-    """Keep libraries' own progress bars and chatter out of ours."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()  # it warns of casts to float32 even where there is nothing to cast
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 app.command()(cli_tables.table)

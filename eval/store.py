@@ -24,7 +24,9 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -64,6 +66,7 @@ class Run:
         versions: of the packages that matter.
         machine: what it ran on.
         created: when, ISO 8601, UTC.
+        threads: of torch in each worker, on which sums on the CPU depend; None where they do not matter or are unknown.
     """
 
     arguments: dict[str, Any]
@@ -79,12 +82,13 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     created: str = ""
+    threads: int | None = None
 
     def differences(self, new: Run) -> list[str]:
         """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""
         old_keys, new_keys = _decisive(self), _decisive(new)
-        shared = [key for key in old_keys if key in new_keys or not key.startswith("methods.")]
-        added = [key for key in new_keys if key not in old_keys and not key.startswith("methods.")]
+        shared = [key for key in old_keys if key in new_keys or not key.startswith(_MAY_LACK)]
+        added = [key for key in new_keys if key not in old_keys and not key.startswith(_MAY_LACK)]
         return [
             f"{key}: {_short(old_keys.get(key))} -> {_short(new_keys.get(key))}"
             for key in [*shared, *added]
@@ -97,6 +101,10 @@ class Run:
         return replace(self, methods={**self.methods, **new.methods}, samples=samples)
 
 
+_MAY_LACK = ("methods.", "threads")
+"""What decides edits where both runs have it: methods may be added, and early runs did not note their threads."""
+
+
 def _decisive(run: Run) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "dataset.fingerprint": run.dataset["fingerprint"],
@@ -106,6 +114,8 @@ def _decisive(run: Run) -> dict[str, Any]:
         "dtype": run.dtype,
         "device": run.device,
     }
+    if run.threads is not None:
+        keys["threads"] = run.threads
     keys |= {f"backbone.weights.{part}": digest for part, digest in run.backbone["weights"].items()}
     # How costs are measured decides no picture.
     keys |= {f"protocol.{key}": run.protocol[key] for key in ("images", "masks")}
@@ -136,6 +146,7 @@ class Edit:
         error, traceback: of a failed edit.
         image_sha256: of the PNG file.
         versions: of the packages that made it.
+        processor: name of the processor or graphics card that made it.
     """
 
     method: str
@@ -150,6 +161,7 @@ class Edit:
     traceback: str | None = None
     image_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    processor: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,8 +253,8 @@ class Store:
 
     # writing --------------------------------------------------------------------------------------------------------
 
-    def write_edit(self, edit: Edit, image: Image.Image | None = None) -> None:
-        """Store a record and, if the edit is ok, its picture.
+    def write_edit(self, edit: Edit, image: Image.Image | bytes | None = None) -> None:
+        """Store a record and, if the edit is ok, its picture: an image, or the bytes of its PNG file.
 
         The record comes last: an edit is there when its record says so.
         """
@@ -268,8 +280,8 @@ class Store:
 
     # reading --------------------------------------------------------------------------------------------------------
 
-    def read_edit(self, method: str, sample: str) -> Edit | None:
-        """The record of an edit, or None if there is none.
+    def read_edit(self, method: str, sample: str, check: bool = True) -> Edit | None:
+        """The record of an edit, or None if there is none; ``check`` reads its picture too.
 
         Raises:
             Damaged: the record cannot be read, or its picture is not the one that was written.
@@ -281,9 +293,16 @@ class Store:
         edit = _record(Edit, data, path.with_suffix(".json"))
         if (edit.method, edit.sample) != (method, sample):
             raise Damaged(f"{path.with_suffix('.json')} is the record of {edit.method}, {edit.sample}")
-        if edit.status == "ok":
+        if check and edit.status == "ok":
             _check(path, edit.image_sha256)
         return edit
+
+    def made_at(self, method: str, sample: str) -> float:
+        """When the record of an edit was written, seconds since the epoch; 0 if there is none."""
+        try:
+            return self.edit_path(method, sample).with_suffix(".json").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def is_done(self, method: str, sample: str) -> bool:
         """Whether the edit is there, succeeded and is whole."""
@@ -341,6 +360,18 @@ def slug(label: str) -> str:
     return safe
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a run's folder, and since when (seconds since the epoch)."""
+
+    pid: int
+    host: str
+    since: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Hold a run's folder alone; the lock goes with the process, however that ends.
@@ -353,17 +384,39 @@ def locked(folder: str | Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise UserError(f"another process (pid {holder}) is working in {folder}; wait for it to end") from None
+        for patience in (0.05, 0.2, None):  # whoever looks who holds the lock has it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience is None:
+                    who = _note(folder) or "another process"
+                    raise UserError(f"{who} is working in {folder}; wait for it to end") from None
+                time.sleep(patience)
         with contextlib.suppress(OSError):  # only a note for whoever meets the lock; a full disk is met later
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(json.dumps(asdict(Holder(os.getpid(), platform.node(), time.time()))))
             lock.flush()
         yield
+
+
+def holder(folder: str | Path) -> Holder | None:
+    """Who works in a run's folder at the moment, or None."""
+    try:
+        with (Path(folder) / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _note(Path(folder)) or Holder(0, "an unknown machine", time.time())
+    return None
+
+
+def _note(folder: Path) -> Holder | None:
+    """What the holder of the lock has noted in it."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Holder(**json.loads((folder / ".lock").read_text(encoding="utf-8")))
+    return None
 
 
 # files ----------------------------------------------------------------------------------------------------------------
@@ -405,12 +458,18 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def write_png(path: Path, image: Image.Image) -> str:
-    """Write a picture as PNG; returns the sha256 of the file."""
+def encode_png(image: Image.Image) -> bytes:
+    """The PNG file of a picture."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Image.Image | bytes) -> str:
+    """Write a picture, or the bytes of its PNG file; returns the sha256 of the file."""
+    data = image if isinstance(image, bytes) else encode_png(image)
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imba.errors import UserError
-from imba.sample import Altered, Kind, Sample, read_picture
+from imba.sample import Altered, Kind, Sample
 
 if TYPE_CHECKING:
     import datasets
@@ -480,7 +480,8 @@ def _look(root: Path, sample: Sample, seen: dict[object, tuple[tuple[int, int], 
                 report("warning", sample.image, what, "Save it upright if it shows lying, and its mask with it")
     if sample.truth is not None:
         try:
-            if size not in (None, read_picture(sample.truth, "truth").size):
+            truth = sample.read_truth()
+            if truth is not None and size not in (None, truth.size):
                 report("warning", sample.truth, "the truth has another size than the image", "Render it again")
         except UserError:
             report("warning", sample.truth, f"the truth {damaged}", again)
