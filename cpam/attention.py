@@ -7,10 +7,11 @@ values of each attention layer, with the layer's index and the step, and returns
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -34,6 +35,33 @@ class AttentionControl:
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Queries (lanes, heads, tokens, D), keys and values (lanes, heads, words, D) -> output like the queries."""
         return scaled_dot_product_attention(q, k, v)
+
+
+class Together(AttentionControl):
+    """The controls of several samples that are edited at once, each on the lanes of its own sample.
+
+    Lanes are ordered by what they are and then by sample: all sources, all null targets, all targets with a prompt.
+    """
+
+    def __init__(self, controls: Sequence[AttentionControl]):
+        self.controls = controls
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        output = torch.empty_like(q)
+        for lanes, control in self._each():
+            output[lanes] = control.self_attention(q[lanes], k[lanes], v[lanes], layer)
+        return output
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        output = torch.empty_like(q)
+        for lanes, control in self._each():
+            output[lanes] = control.cross_attention(q[lanes], k[lanes], v[lanes], layer)
+        return output
+
+    def _each(self) -> Iterator[tuple[slice, AttentionControl]]:
+        for index, control in enumerate(self.controls):
+            control.step = self.step
+            yield slice(index, None, len(self.controls)), control
 
 
 class _Processor:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,10 @@ class TrajectoryCache:
                 with contextlib.suppress(FileNotFoundError):
                     facts = path.stat()
                     entries.append((facts.st_mtime, facts.st_size, path))
+            for part in self.folder.glob("*/*.part"):  # of a process that was killed while it wrote
+                with contextlib.suppress(FileNotFoundError):
+                    if part.stat().st_mtime < time.time() - 3600:
+                        part.unlink()
             size = sum(entry[1] for entry in entries)
             for _, bytes_, path in sorted(entries):
                 if size <= self.limit:

@@ -35,6 +35,9 @@ class Editor(Protocol):
         capabilities: the columns of Table 1.
         reference: its paper and the implementation that settles its details.
         edits: False for reference rows that bound the scale and edit nothing.
+
+    An editor may also have ``edit_many(samples, sources, seeds) -> list[Image]``: what ``edit`` gives for each sample,
+    to 1e-4, computed together.  ``cpam-bench run --batch`` uses it.
     """
 
     name: ClassVar[str]

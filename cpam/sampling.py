@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ SOURCE, NULL, TEXT = 0, 1, 2
 def sample(
     backbone: Backbone,
     trajectory: Trajectory,
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     guidance: float = 7.5,
     control: AttentionControl | None = None,
@@ -30,20 +32,23 @@ def sample(
 
     Args:
         backbone: the model.
-        trajectory: the source's inversion; z_T starts the target.
-        prompt: P_t.
+        trajectory: the source's inversion; z_T starts the target.  Several samples may be edited at once, each with
+            its prompt: then it holds their trajectories together, every lane is B samples wide, and a control must be
+            :class:`cpam.attention.Together`.
+        prompt: P_t, or that of each sample.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
         control: what to do inside attention.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
         negative_prompt: what the :data:`NULL` lane is conditioned on.
 
     Returns:
-        The edited latents z_0, (1, C, h, w) float32.
+        The edited latents z_0, (B, C, h, w) float32; B is 1 for one sample.
     """
-    null, text = backbone.embed(negative_prompt), backbone.embed(prompt)
+    text = torch.cat([backbone.embed(one) for one in ([prompt] if isinstance(prompt, str) else prompt)])
+    null = backbone.embed(negative_prompt).expand_as(text)
     if control is None:
         return _loop(backbone, trajectory, torch.cat([null, text]), guidance, None, follow)
-    embeddings = torch.cat([backbone.embed(""), null, text])
+    embeddings = torch.cat([backbone.embed("").expand_as(text), null, text])
     with controlled(backbone.unet, control):
         return _loop(backbone, trajectory, embeddings, guidance, control, follow)
 
@@ -75,9 +80,10 @@ def _loop(
 
 
 def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
-    """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (1, C, h, w) float32."""
+    """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (B, C, h, w) float32."""
     schedule = trajectory.schedule
-    latents, null = trajectory.latents[-1], backbone.embed("")
+    latents = trajectory.latents[-1]
+    null = backbone.embed("").expand(len(latents), -1, -1)
     levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
     for timestep, alpha, previous_alpha in levels:
         latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)

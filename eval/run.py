@@ -14,13 +14,14 @@ from typing import Any, Literal
 import torch
 
 from cpam.backbone import Backbone
+from cpam.cache import TrajectoryCache
 from eval import registry, runner
 from eval.clip import load_clip
 from eval.executors import Executor, Processes, Ray, Serial, prepare_processes
 from eval.leaderboard import Leaderboard, leaderboard
 from eval.scoring import Scores, default_clip, score
-from eval.store import Store, locked
-from eval.worker import Recipe, Worker
+from eval.store import Run, Store, locked
+from eval.worker import Recipe
 from imba.dataset import Dataset
 from imba.errors import UserError
 
@@ -41,6 +42,11 @@ class Settings:
             and else one.
         threads: of torch in each worker on the CPU; None is what the run began with, or one for the pocket backbone and
             the cores shared among the workers for others.  It decides the last digits of what is computed.
+        batch: how many samples are edited together where a method can; None is what the run began with, or four for the
+            pocket backbone on the CPU and one for others.  It decides the last digits too.
+        cache: folder that keeps trajectories for other runs, or None.  None is the default, because a run already
+            inverts each sample once for all its methods, and a cache nobody asked for fills disks.
+        cache_gb: size that the cache may have.
         timeout: seconds an edit may take.
         address: of a Ray cluster; None starts one on this machine.
         gpus_per_worker: that Ray sets aside for each worker; None is one on CUDA and none on the CPU.
@@ -55,6 +61,9 @@ class Settings:
     executor: ExecutorName | None = None
     workers: int | None = None
     threads: int | None = None
+    batch: int | None = None
+    cache: Path | None = None
+    cache_gb: float = 5.0
     timeout: float | None = None
     address: str | None = None
     gpus_per_worker: float | None = None
@@ -109,7 +118,9 @@ def execute(
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket))
     with locked(folder):
-        threads = _threads(settings, folder, model, workers) if place == "cpu" else None
+        before = Store.open(folder).run if (Path(folder) / "run.json").is_file() else None
+        threads = _threads(settings, before, model, workers) if place == "cpu" else None
+        batch = settings.batch or (before.batch if before else 4 if model.is_pocket and place == "cpu" else 1)
         description = runner.describe_run(
             arguments or {},
             data,
@@ -121,9 +132,13 @@ def execute(
             dtype=settings.dtype,
             device=place,
             threads=threads,
+            batch=batch,
         )
         store = Store.create_or_resume(folder, description)
         say(f"{len(editors)} methods on {len(data)} samples into {folder}")
+        cache = None
+        if settings.cache:
+            cache = TrajectoryCache(settings.cache.expanduser(), int(settings.cache_gb * 1e9))
         recipe = Recipe(
             editors,
             functools.partial(Backbone.load, settings.backbone, device=place, dtype=settings.dtype),
@@ -131,6 +146,7 @@ def execute(
             settings.steps,
             settings.seed,
             threads=threads,
+            cache=cache,
         )
         executor = _make_executor(name, recipe, workers, model, settings, place)
         failures = runner.run(
@@ -171,11 +187,11 @@ def _place(name: ExecutorName, settings: Settings) -> str:
     return settings.device or ("cuda" if settings.gpus_per_worker else choose_device(None))
 
 
-def _threads(settings: Settings, folder: str | Path, model: Any, workers: int | None) -> int:
+def _threads(settings: Settings, before: Run | None, model: Any, workers: int | None) -> int:
     if settings.threads:
         return settings.threads
-    if (Path(folder) / "run.json").is_file() and (before := Store.open(folder).run.threads):
-        return before
+    if before and before.threads:
+        return before.threads
     if model.is_pocket:
         return 1  # small networks leave most of a machine idle when one edit is spread over all cores
     return max(1, torch.get_num_threads() // (workers or 1)) if settings.executor != "ray" else 1
@@ -185,8 +201,7 @@ def _make_executor(
     name: ExecutorName, recipe: Recipe, workers: int | None, model: Any, settings: Settings, place: str
 ) -> Executor:
     if name == "serial":
-        worker = Worker(recipe.editors, model, recipe.steps, recipe.seed, recipe.make_source)
-        return Serial(worker, recipe.threads)
+        return Serial(recipe.with_backbone(model), recipe.threads)
     if name == "processes":
         return Processes(recipe, workers or 1)
     gpus = settings.gpus_per_worker

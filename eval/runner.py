@@ -32,6 +32,7 @@ from eval.worker import (
     Made,
     MakeSource,
     Message,
+    Note,
     Ready,
     TimedSource,
     Unit,
@@ -78,6 +79,7 @@ def describe_run(
     dtype: str = "float32",
     device: str = "cpu",
     threads: int | None = None,
+    batch: int = 1,
 ) -> Run:
     """What ``run.json`` says of a run that is about to start.
 
@@ -90,6 +92,7 @@ def describe_run(
         steps, seed: of the run.
         dtype, device: as asked for.
         threads: of torch in each worker, if they are set.
+        batch: how many samples are edited together.
     """
     return Run(
         arguments=dict(arguments),
@@ -110,6 +113,7 @@ def describe_run(
         versions=versions(),
         machine=machine(device),
         threads=threads,
+        batch=batch,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -209,6 +213,9 @@ def run(
         with _bars(pending, progress) as bars, _interruptible() as interrupted:
             driver = _Driver(store, samples, editors, backbone, executor, timeout, pending, bars, interrupted)
             driver.work()
+            if cached := driver.inversions["cached"]:
+                computed = driver.inversions["computed"]
+                bars.say(f"inversions: {cached} from the cache, {computed} computed")
     finally:
         executor.close()
     if interrupted.is_set():
@@ -219,20 +226,44 @@ def run(
 
 @dataclass
 class _Work:
-    """What is handed out: a sample, and the methods that are to edit it."""
+    """What is handed out: the samples of a unit, and for each method those that it is to edit."""
 
-    sample: Sample
-    methods: list[str]
+    samples: list[Sample]
+    wanted: dict[str, list[str]]
 
 
 @dataclass
 class _Job:
-    """What a worker is at: the methods of its unit that it has not given back, and the one it has begun, since when."""
+    """What a worker is at: what it has not given back of its unit, and the edits that it has begun, since when."""
 
-    sample: Sample
-    left: list[str]
-    method: str
+    samples: list[Sample]
+    left: dict[str, list[str]]
+    began: Began
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def in_flight(self) -> list[str]:
+        """Samples of the method that has begun which have not come back."""
+        return [id for id in self.began.samples if id in self.left.get(self.began.method, ())]
+
+
+def _units(store: Store, samples: Sequence[Sample], pending: Mapping[str, list[str]]) -> Iterator[_Work]:
+    """What is to be done, in the order of the samples.
+
+    Which samples are edited together follows from the run's list of them, whatever is pending: a batch of which some
+    edits are made already is edited as a whole again for the others.
+    """
+    place = {id: index // store.run.batch for index, id in enumerate(store.run.samples)}
+    batches: dict[int, list[Sample]] = {}
+    for sample in samples:
+        batches.setdefault(place[sample.id], []).append(sample)
+    for batch in batches.values():
+        wanted: dict[str, list[str]] = {}
+        for sample in batch:
+            for method in pending[sample.id]:
+                wanted.setdefault(method, []).append(sample.id)
+        if wanted:
+            yield _Work(batch, wanted)
 
 
 class _Driver:
@@ -253,9 +284,14 @@ class _Driver:
         self.store, self.editors, self.backbone, self.executor = store, editors, backbone, executor
         self.timeout, self.bars, self.interrupted = timeout, bars, interrupted
         self.failures: list[Failure] = []
-        self.queue = deque(_Work(sample, list(pending[sample.id])) for sample in samples if pending[sample.id])
+        # The methods of a sample go in the order in which they are given.
+        self.queue = deque(
+            _Work(work.samples, {label: work.wanted[label] for label in editors if label in work.wanted})
+            for work in _units(store, samples, pending)
+        )
         self.tasks = {sample.id for sample in samples if store.has_task(sample.id)}
         self.only_tasks = [s for s in samples if not pending[s.id] and s.id not in self.tasks]
+        self.inversions: Counter[str] = Counter()
         self.strikes: Counter[tuple[str, str]] = Counter()
         self.starting: set[Any] = set()
         self.idle: list[Any] = []
@@ -277,17 +313,24 @@ class _Driver:
     def _hand_out(self) -> None:
         while self.queue and self.idle:
             work = self.queue.popleft()
-            loaded = self._prepare(work.sample)
-            if isinstance(loaded, Exception):  # the sample is of no use; the others are
-                for method in work.methods:
-                    edit = failed(method, self.editors[method], work.sample.id, self.store.run.seed, loaded)
-                    self._write(Made(edit))
+            loaded = {sample.id: self._prepare(sample) for sample in work.samples}
+            bad = {id: error for id, error in loaded.items() if isinstance(error, Exception)}
+            for method, ids in work.wanted.items():
+                for id in ids:
+                    if id in bad:  # the sample is of no use; the others are
+                        self._write(Made(failed(method, self.editors[method], id, self.store.run.seed, bad[id])))
+            wanted = {method: tuple(id for id in ids if id not in bad) for method, ids in work.wanted.items()}
+            wanted = {method: ids for method, ids in wanted.items() if ids}
+            if not wanted:
                 continue
             worker = self.idle.pop()
-            self.executor.submit(worker, Unit(loaded, tuple(work.methods)))
-            self.jobs[worker] = _Job(work.sample, list(work.methods), work.methods[0])
-        wanted = min(len(self.queue), self.executor.size - len(self.jobs)) - len(self.starting)
-        for _ in range(wanted):
+            whole = tuple(sample for sample in loaded.values() if isinstance(sample, Sample))
+            self.executor.submit(worker, Unit(whole, wanted))
+            first = next(iter(wanted))
+            left = {method: list(ids) for method, ids in wanted.items()}
+            self.jobs[worker] = _Job(work.samples, left, Began(first, wanted[first]))
+        wanted_workers = min(len(self.queue), self.executor.size - len(self.jobs)) - len(self.starting)
+        for _ in range(wanted_workers):
             self.starting.add(self.executor.start())
 
     def _prepare(self, sample: Sample) -> Sample | Exception:
@@ -316,12 +359,15 @@ class _Driver:
             self._mourn(worker, message.reason)
         elif worker not in self.jobs:
             pass  # it was ended between two messages
+        elif isinstance(message, Note):
+            self.bars.say(message.text)
         elif isinstance(message, Began):
-            self.jobs[worker].method, self.jobs[worker].since = message.method, time.monotonic()
+            self.jobs[worker].began, self.jobs[worker].since = message, time.monotonic()
         elif isinstance(message, Made):
-            self.jobs[worker].left.remove(message.edit.method)
+            job = self.jobs[worker]
+            job.left[message.edit.method].remove(message.edit.sample)
             self._write(message)
-            if self.interrupted.is_set():
+            if self.interrupted.is_set() and not job.in_flight:
                 del self.jobs[worker]
                 self.executor.end(worker)
         elif isinstance(message, Finished):
@@ -331,6 +377,7 @@ class _Driver:
     def _write(self, made: Made) -> None:
         edit = made.edit
         self.store.write_edit(edit, made.picture)
+        self.inversions[edit.inversion] += 1
         if edit.error:
             self.failures.append(Failure(edit.method, edit.sample, edit.error))
             self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")
@@ -369,22 +416,28 @@ class _Driver:
 
     def _strike(self, job: _Job, error: Exception) -> None:
         """A worker is gone: what it had not begun is done next, what it was at comes last, or is given up."""
-        method, sample = job.method, job.sample
-        rest = [label for label in job.left if label != method]
+        method, lost = job.began.method, job.in_flight
+        rest = {label: [id for id in ids if label != method or id not in lost] for label, ids in job.left.items()}
+        rest = {label: ids for label, ids in rest.items() if ids}
         if rest:
-            self.queue.appendleft(_Work(sample, rest))
-        if method not in job.left:
-            return  # it died between two edits
-        self.strikes[method, sample.id] += 1
-        count = self.strikes[method, sample.id]
-        if count >= TRIES:
-            given_up = type(error)(f"{error} (tried {count} times)")
-            edit = failed(method, self.editors[method], sample.id, self.store.run.seed, given_up)
-            self._write(Made(edit))
-            return
-        what = "is put aside and tried once more at the end" if count == TRIES - 1 else "is tried again"
-        self.bars.say(f"{method} on {sample.id}: {error}; it {what}")
-        self.queue.append(_Work(sample, [method]))
+            self.queue.appendleft(_Work(job.samples, rest))
+        again: list[str] = []
+        alone: list[str] = []
+        for id in lost:
+            self.strikes[method, id] += 1
+            count = self.strikes[method, id]
+            if count >= TRIES:
+                given_up = type(error)(f"{error} (tried {count} times)")
+                self._write(Made(failed(method, self.editors[method], id, self.store.run.seed, given_up)))
+            else:
+                (alone if count == TRIES - 1 else again).append(id)
+        if again:
+            self.bars.say(f"{method} on {', '.join(again)}: {error}; tried again later")
+            self.queue.append(_Work(job.samples, {method: again}))
+        for id in alone:
+            self.bars.say(f"{method} on {id}: {error}; put aside, and tried once more at the end")
+            sample = next(sample for sample in job.samples if sample.id == id)
+            self.queue.append(_Work([sample], {method: [id]}))
 
 
 @contextlib.contextmanager

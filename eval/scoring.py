@@ -83,13 +83,13 @@ def score(
     models = Models(clip.to(device) if isinstance(clip, ClipScorer) else None, device)
     protocols = {name: models.describe(METRICS[name]) for name in chosen}
 
-    inputs = _digest(tasks, edits)
+    inputs = digest(tasks, edits)
     old = read_protocol(store.folder) if (store.folder / "scores.json").is_file() else {}
     held = _held(store, old, inputs)
     pending = [name for name in chosen if name not in held or old["metrics"][name] != protocols[name]]
     values = {name: cells for name, cells in held.items() if name not in pending}
     if pending:
-        measured = _measure(store, tasks, edits, pending, models)
+        measured = measure_edits(store, tasks, edits, pending, models)
         for name in pending:
             values[name] = {(edit.method, edit.sample): measured[name][i] for i, edit in enumerate(edits)}
     order = [name for name in METRICS if name in values]
@@ -161,7 +161,7 @@ def _collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
     return tasks, [edit for edit in edits if edit.status == "ok" and edit.sample in tasks], damaged
 
 
-def _digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
+def digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
     """Hash of everything that is measured: pictures, masks and prompts."""
     digest = hashlib.sha256()
     for edit in edits:
@@ -184,9 +184,10 @@ def _held(store: Store, old: dict[str, Any], inputs: str) -> dict[str, dict[tupl
     }
 
 
-def _measure(
+def measure_edits(
     store: Store, tasks: dict[str, Task], edits: list[Edit], names: list[str], models: Models
 ) -> dict[str, list[float]]:
+    """Metric -> the value of each edit, read from the store and measured in batches."""
     values: dict[str, list[float]] = {name: [] for name in names}
     for start in range(0, len(edits), BATCH):
         batch = _batch(store, tasks, edits[start : start + BATCH])

@@ -36,8 +36,10 @@ import numpy as np
 from PIL import Image
 
 from imba.errors import UserError
+from imba.sample import Altered, Kind
 
 T = TypeVar("T")
+Inversion = Literal["", "computed", "shared", "cached"]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,6 +69,7 @@ class Run:
         machine: what it ran on.
         created: when, ISO 8601, UTC.
         threads: of torch in each worker, on which sums on the CPU depend; None where they do not matter or are unknown.
+        batch: how many samples are edited together, on which the last bits depend.
     """
 
     arguments: dict[str, Any]
@@ -83,6 +86,7 @@ class Run:
     machine: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     threads: int | None = None
+    batch: int = 1
 
     def differences(self, new: Run) -> list[str]:
         """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""
@@ -113,6 +117,7 @@ def _decisive(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "dtype": run.dtype,
         "device": run.device,
+        "batch": run.batch,
     }
     if run.threads is not None:
         keys["threads"] = run.threads
@@ -141,7 +146,8 @@ class Edit:
         params: every parameter of the method.
         seed: that the editor was given.
         seconds: wall time of the edit, without the inversion that the methods of a sample share.
-        inversion_seconds: wall time of that inversion if this method used it, else 0.
+        inversion_seconds: wall time of that inversion if this method used it, else 0; from the cache: when it was made.
+        inversion: whether it was ``computed`` for this edit, ``shared`` with one before it, ``cached``, or not used.
         peak_memory_mib: highest memory during the edit, or None where it cannot be measured.
         error, traceback: of a failed edit.
         image_sha256: of the PNG file.
@@ -156,6 +162,7 @@ class Edit:
     seed: int
     seconds: float = 0.0
     inversion_seconds: float = 0.0
+    inversion: Inversion = ""
     peak_memory_mib: float | None = None
     error: str | None = None
     traceback: str | None = None
@@ -171,9 +178,9 @@ class Task:
     id: str
     target_prompt: str
     object_prompt: str = ""
-    altered: str = "foreground"
+    altered: Altered = "foreground"
     retain_object: bool = False
-    kind: str = "replace"
+    kind: Kind = "replace"
     source_prompt: str | None = None
     several_objects: bool = False
     image_sha256: str = ""

@@ -13,23 +13,27 @@ import platform
 import random
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from cpam.cache import TrajectoryCache
 from cpam.editing import Editor
-from cpam.inversion import Trajectory
+from cpam.inversion import Trajectory, invert
 from cpam.source import Source
 from eval import registry
-from eval.store import Edit, encode_png
+from eval.store import Edit, Inversion, encode_png
 from imba.errors import UserError
 from imba.sample import Sample
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers")
 
@@ -39,15 +43,16 @@ _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers")
 
 @dataclass(frozen=True)
 class Unit:
-    """A sample with the methods that are to edit it.
+    """Samples with the methods that are to edit them: one sample, or as many as are edited together.
 
     Attributes:
-        sample: with its pictures in memory (:meth:`imba.sample.Sample.loaded`).
-        methods: labels.
+        samples: with their pictures in memory (:meth:`imba.sample.Sample.loaded`).  What is edited together is inverted
+            together too, and the last bits of it depend on the company: so these are always the same ones.
+        wanted: method -> ids of the samples that it has not edited yet.
     """
 
-    sample: Sample
-    methods: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    wanted: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Began:
-    """The worker has begun an edit: if it dies now, or takes too long, it is of this."""
+    """The worker has begun an edit, or several at once: if it dies now, or takes too long, it is of these."""
 
     method: str
-    sample: str
+    samples: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,13 @@ class Made:
 
     edit: Edit
     picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -90,106 +102,278 @@ class Broken:
     reason: str
 
 
-Message = Ready | Began | Made | Finished | Died | Broken
+Message = Ready | Began | Made | Note | Finished | Died | Broken
 
 
 # sources --------------------------------------------------------------------------------------------------------------
 
 
 class TimedSource(Source):
-    """A source that notes what its inversion took and whether a method used it."""
+    """A source that is inverted together with others, and notes what that took and whether a method used it.
+
+    Attributes:
+        inversion_seconds: what computing its trajectory took, its share of what was computed at once; None before.
+        inversion: of the edit at hand: empty if it used no trajectory, ``computed`` if it was made for it, ``cached``
+            if it came from the disk, ``shared`` if an edit before had it made.
+    """
 
     def __init__(self, sample: Sample, backbone: Any, steps: int):
         super().__init__(sample, backbone, steps)
         self.inversion_seconds: float | None = None
-        self.computed_in_edit = 0.0
-        self.used = False
+        self.inversion: Inversion = ""
+        self.invert: Callable[[], None] = self._invert
+        self._origin: Inversion = ""
 
     @property
     def trajectory(self) -> Trajectory:  # type: ignore[override]
-        """As :attr:`Source.trajectory`, timed when it is computed."""
-        self.used = True
-        if self.inversion_seconds is not None:
-            return super().trajectory
-        started = _clock(self.backbone)
-        trajectory = super().trajectory
-        self.inversion_seconds = self.computed_in_edit = _clock(self.backbone) - started
-        return trajectory
+        """As :attr:`Source.trajectory`; the first time it is computed, or read, with that of every source beside it."""
+        if self.inversion_seconds is None:
+            self.invert()
+        self.inversion = self.inversion or self._origin
+        self._origin = "shared"
+        return super().trajectory
 
     def begin(self) -> None:
         """Forget what the last edit used."""
-        self.used, self.computed_in_edit = False, 0.0
+        self.inversion = ""
+
+    def keep(self, trajectory: Trajectory, seconds: float, origin: Inversion) -> None:
+        """Take a trajectory that was made elsewhere."""
+        self.__dict__["trajectory"] = trajectory  # where cached_property keeps it
+        self.inversion_seconds, self._origin = seconds, origin
+
+    def compute(self) -> Trajectory:
+        """The trajectory, computed alone."""
+        return super().trajectory
+
+    def _invert(self) -> None:
+        started = _clock(self.backbone)
+        self.keep(self.compute(), _clock(self.backbone) - started, "computed")
 
 
 MakeSource = Callable[[Sample, Any, int], TimedSource]
 
 
+class Inverter:
+    """Gives sources their trajectories: out of the cache, or computed, all of a unit at once.
+
+    Attributes:
+        seconds: spent computing since it was last set to zero.
+        notes: what the user should know.
+    """
+
+    def __init__(self, backbone: Any, steps: int, weights: Mapping[str, str], cache: TrajectoryCache | None):
+        self.backbone, self.steps, self.weights, self.cache = backbone, steps, weights, cache
+        self.seconds = 0.0
+        self.notes: list[str] = []
+
+    def join(self, sources: Sequence[TimedSource]) -> None:
+        """Have these sources inverted together when the first of them is asked for its trajectory."""
+        for source in sources:
+            source.invert = lambda: self._invert(sources)
+
+    def _invert(self, sources: Sequence[TimedSource]) -> None:
+        facts = [self._facts(sources, index) for index in range(len(sources))] if self.cache else []
+        if self.cache:
+            found = [self.cache.get(fact, self.steps, self.backbone.device) for fact in facts]
+            # All or none: what one is computed with decides its last bits.
+            if all(found):
+                schedule = self.backbone.schedule(self.steps)
+                for source, entry in zip(sources, found, strict=True):
+                    latents, seconds = entry or ([], 0.0)
+                    source.keep(Trajectory(latents, schedule), seconds, "cached")
+                return
+        started = _clock(self.backbone)
+        trajectories = halving(sources, self._together, self.notes.append, "inverting")
+        taken = _clock(self.backbone) - started
+        self.seconds += taken
+        for source, trajectory in zip(sources, trajectories, strict=True):
+            source.keep(trajectory, taken / len(sources), "computed")
+        if self.cache and not self.notes:  # halved, it is not what its name says
+            for fact, trajectory in zip(facts, trajectories, strict=True):
+                self.cache.put(fact, trajectory.latents, taken / len(sources))
+
+    def _together(self, sources: Sequence[TimedSource]) -> list[Trajectory]:
+        if len(sources) == 1:
+            return [sources[0].compute()]
+        both = invert(self.backbone, torch.cat([source.latents for source in sources]), self.steps)
+        return both.split()
+
+    def _facts(self, sources: Sequence[TimedSource], index: int) -> dict[str, Any]:
+        """Everything that decides the bits of a trajectory."""
+        device = str(self.backbone.device)
+        schedule = self.backbone.schedule(self.steps)
+        return {
+            "images": [hashlib.sha256(source.image.tobytes()).hexdigest() for source in sources],
+            "index": index,
+            "weights": dict(self.weights),
+            "timesteps": schedule.timesteps,
+            "alphas": [schedule.alphas, schedule.previous_alphas],
+            "prompt": "",
+            "dtype": str(self.backbone.dtype),
+            "device": device.partition(":")[0],
+            "processor": processor(device),
+            "threads": torch.get_num_threads() if device == "cpu" else None,
+            "versions": {name: versions()[name] for name in ("torch", "diffusers", "transformers")},
+        }
+
+
+def halving(
+    items: Sequence[T], work: Callable[[Sequence[T]], list[R]], note: Callable[[str], None], what: str
+) -> list[R]:
+    """Work on items together; where the memory is too small for that, on each half of them.
+
+    Raises:
+        torch.OutOfMemoryError: there is not enough for one.
+    """
+    try:
+        return work(items)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        if len(items) == 1:
+            raise
+    half = len(items) // 2
+    note(f"out of memory {what} {len(items)} samples together: going on with {half} at a time")
+    return [*halving(items[:half], work, note, what), *halving(items[half:], work, note, what)]
+
+
 # the worker -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class Worker:
     """Edits units of work.
 
-    Attributes:
+    Args:
         editors: canonical label -> editor.
         backbone: as the editors take it; the worker itself needs ``device`` and what a source does.
         steps, seed: of the run.
         make_source: how a sample becomes a source.
+        weights: the backbone's fingerprint, for the cache.
+        cache: of trajectories, or None.
     """
 
-    editors: Mapping[str, Editor]
-    backbone: Any
-    steps: int
-    seed: int
-    make_source: MakeSource = TimedSource
+    def __init__(
+        self,
+        editors: Mapping[str, Editor],
+        backbone: Any,
+        steps: int,
+        seed: int,
+        make_source: MakeSource = TimedSource,
+        weights: Mapping[str, str] | None = None,
+        cache: TrajectoryCache | None = None,
+    ):
+        self.editors, self.backbone, self.steps, self.seed = editors, backbone, steps, seed
+        self.make_source = make_source
+        self.inverter = Inverter(backbone, steps, weights or {}, cache)
 
     def work(self, unit: Unit) -> Iterator[Message]:
-        """Edit a sample with its methods in turn; the methods share its source, and with it the inversion.
+        """Edit samples with their methods in turn; the methods of a sample share its source, and so the inversion.
 
         An edit that fails is a :class:`Made` with its error; the others go on.
         """
-        source: TimedSource | None = None
-        for method in unit.methods:
-            yield Began(method, unit.sample.id)
-            try:
-                source = source or self.make_source(unit.sample, self.backbone, self.steps)
-            except Exception as error:  # the sample is of no use; others are
-                yield Made(self._failed(method, unit.sample, error, 0.0))
+        sources: dict[str, TimedSource] = {}
+        for method, wanted in unit.wanted.items():
+            yield Began(method, wanted)
+            if not sources:
+                for sample in unit.samples:
+                    try:
+                        sources[sample.id] = self.make_source(sample, self.backbone, self.steps)
+                    except Exception as error:  # the sample is of no use; others are
+                        for label, ids in unit.wanted.items():
+                            if sample.id in ids:
+                                yield Made(self._failed(label, sample, error, 0.0))
+                self.inverter.join(list(sources.values()))
+            samples = [sample for sample in unit.samples if sample.id in sources]
+            together = getattr(self.editors[method], "edit_many", None) if len(samples) > 1 else None
+            made = self._edit_many(method, samples, sources, together) if together else None
+            if made is None:
+                for sample in samples:
+                    if sample.id in wanted:
+                        if len(wanted) > 1:
+                            yield Began(method, (sample.id,))
+                        yield self._edit(method, sample, sources[sample.id])
             else:
-                yield self._edit(method, unit.sample, source)
+                yield from (one for one in made if one.edit.sample in wanted)
+            yield from map(Note, self.inverter.notes)
+            self.inverter.notes.clear()
 
     def _edit(self, method: str, sample: Sample, source: TimedSource) -> Made:
         editor = self.editors[method]
-        seed = edit_seed(self.seed, method, sample.id)
+        seed = self._begin(method, [sample], [source])
+        peak_is_fresh = _reset_peak(self.backbone)
+        started = _clock(self.backbone)
+        try:
+            image = editor.edit(sample, source, seed)
+            _check(image, source)
+        except Exception as error:  # whatever a method does, the others go on
+            return Made(self._failed(method, sample, error, _clock(self.backbone) - started))
+        seconds = _clock(self.backbone) - started - self.inverter.seconds
+        return self._made(method, sample, source, seconds, peak_is_fresh, image)
+
+    def _edit_many(
+        self,
+        method: str,
+        samples: list[Sample],
+        sources: Mapping[str, TimedSource],
+        together: Callable[[list[Sample], list[TimedSource], list[int]], list[Image.Image]],
+    ) -> list[Made] | None:
+        """Several samples at once; None where that fails, and each has to be edited alone."""
+
+        def edit(some: Sequence[Sample]) -> list[Image.Image]:
+            some_sources = [sources[sample.id] for sample in some]
+            images = together(list(some), some_sources, [edit_seed(self.seed, method, one.id) for one in some])
+            for image, source in zip(images, some_sources, strict=True):
+                _check(image, source)
+            return images
+
+        self._begin(method, samples, list(sources.values()))
+        peak_is_fresh = _reset_peak(self.backbone)
+        started = _clock(self.backbone)
+        try:
+            images = halving(samples, edit, self.inverter.notes.append, f"editing by {method}")
+        except Exception as error:
+            names = ", ".join(sample.id for sample in samples)
+            self.inverter.notes.append(
+                f"{method} on {names} together: {type(error).__name__}: {error}; going on one by one"
+            )
+            return None
+        seconds = (_clock(self.backbone) - started - self.inverter.seconds) / len(samples)
+        return [
+            self._made(method, sample, sources[sample.id], seconds, peak_is_fresh, image)
+            for sample, image in zip(samples, images, strict=True)
+        ]
+
+    def _begin(self, method: str, samples: Sequence[Sample], sources: Sequence[TimedSource]) -> int:
+        """Get ready for an edit; returns its seed, that of the first where there are several."""
+        seed = edit_seed(self.seed, method, samples[0].id)
         # An editor should use the seed that it is given; this makes one that draws from global generators repeatable.
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        source.begin()
-        peak_is_fresh = _reset_peak(source.backbone)
-        started = _clock(source.backbone)
-        try:
-            image = editor.edit(sample, source, seed)
-            if not isinstance(image, Image.Image):
-                raise TypeError(f"the editor returned {type(image).__name__} and not a PIL image")
-            if image.mode != "RGB" or image.size != source.image.size:
-                raise ValueError(
-                    f"the editor returned a picture of mode {image.mode} and size {image.size[0]}x{image.size[1]};"
-                    f" it must be RGB and {source.image.size[0]}x{source.image.size[1]}"
-                )
-        except Exception as error:  # whatever a method does, the others go on
-            return Made(self._failed(method, sample, error, _clock(source.backbone) - started))
-        seconds = _clock(source.backbone) - started - source.computed_in_edit
+        for source in sources:
+            source.begin()
+        self.inverter.seconds = 0.0
+        return seed
+
+    def _made(
+        self,
+        method: str,
+        sample: Sample,
+        source: TimedSource,
+        seconds: float,
+        peak_is_fresh: bool,
+        image: Image.Image,
+    ) -> Made:
         edit = Edit(
             method=method,
             sample=sample.id,
             status="ok",
-            params=registry.parameters(editor),
-            seed=seed,
+            params=registry.parameters(self.editors[method]),
+            seed=edit_seed(self.seed, method, sample.id),
             seconds=seconds,
-            inversion_seconds=(source.inversion_seconds or 0.0) if source.used else 0.0,
-            peak_memory_mib=_peak(source.backbone) if peak_is_fresh else None,
+            inversion_seconds=(source.inversion_seconds or 0.0) if source.inversion else 0.0,
+            inversion=source.inversion,
+            peak_memory_mib=_peak(self.backbone) if peak_is_fresh else None,
             versions=versions(),
             processor=processor(str(self.backbone.device)),
         )
@@ -199,6 +383,17 @@ class Worker:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()  # the next method may need less
         return failed(method, self.editors[method], sample.id, self.seed, error, seconds)
+
+
+def _check(image: Any, source: Source) -> None:
+    """Make sure that an editor has returned what it must."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"the editor returned {type(image).__name__} and not a PIL image")
+    if image.mode != "RGB" or image.size != source.image.size:
+        raise ValueError(
+            f"the editor returned a picture of mode {image.mode} and size {image.size[0]}x{image.size[1]};"
+            f" it must be RGB and {source.image.size[0]}x{source.image.size[1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -211,6 +406,7 @@ class Recipe:
         fingerprint: of the backbone's weights: a worker on another machine must have found the same.
         steps, seed, make_source: as in :class:`Worker`.
         threads: of torch on the CPU, or None to leave them; sums over more threads round differently.
+        cache: of trajectories, or None; on each machine a folder of its own, unless it is shared.
     """
 
     editors: Mapping[str, Editor]
@@ -220,6 +416,7 @@ class Recipe:
     seed: int
     make_source: MakeSource = TimedSource
     threads: int | None = None
+    cache: TrajectoryCache | None = None
 
     def worker(self) -> Worker:
         """Load the backbone and make the worker of this process.
@@ -235,7 +432,11 @@ class Recipe:
                 f"the backbone {backbone.name!r} on {platform.node()} has other weights than the run's;"
                 " bring the same ones to every machine"
             )
-        return Worker(self.editors, backbone, self.steps, self.seed, self.make_source)
+        return self.with_backbone(backbone)
+
+    def with_backbone(self, backbone: Any) -> Worker:
+        """The worker on a backbone that is loaded and known to be the right one."""
+        return Worker(self.editors, backbone, self.steps, self.seed, self.make_source, self.fingerprint, self.cache)
 
 
 def edit_seed(seed: int, method: str, sample: str) -> int:

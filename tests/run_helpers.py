@@ -100,10 +100,12 @@ class Poison(_Base):
     kills: str = parameter("", "id of the sample that it kills its process on", "the test")
     times: int = parameter(99, "how often it does so", "the test")
     notes: str = parameter("", "folder that each try leaves a file in", "the test")
+    delay: float = parameter(0.0, "seconds that an edit takes", "the test")
 
     def edit(self, sample: Sample, source: Any, seed: int) -> Image.Image:
         tries = len(list(Path(self.notes).glob(f"{sample.id}-*")))
         (Path(self.notes) / f"{sample.id}-{tries}").touch()
+        time.sleep(self.delay)
         if tries < self.times:
             if sample.id == self.raises:
                 raise RuntimeError("no such luck")

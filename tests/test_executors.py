@@ -28,7 +28,7 @@ from eval.worker import Recipe, Worker
 from imba.errors import UserError
 
 TINY = Path(__file__).parent / "data" / "reference" / "tiny-sd"
-COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
+COSTS = ("seconds", "inversion_seconds", "inversion", "peak_memory_mib")
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +254,57 @@ if __name__ == "__main__":
 
 def slow() -> dict[str, Any]:
     return editors(Brighten(), Noise(delay=0.1))
+
+
+# Ctrl-C ---------------------------------------------------------------------------------------------------------------
+
+
+def interrupting(monkeypatch: pytest.MonkeyPatch, times: int) -> dict[str, Any]:
+    """An editor that presses Ctrl-C while it edits s1."""
+    edit = Brighten.edit
+
+    def interrupted(self: Any, sample: Any, source: Any, seed: int) -> Any:
+        if sample.id == "s1":
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return edit(self, sample, source, seed)
+
+    monkeypatch.setattr(Brighten, "edit", interrupted)
+    return editors(Brighten(), Noise())
+
+
+@pytest.mark.parametrize(("times", "done"), [(1, 3), (2, 2)])
+def test_ctrl_c_ends_after_the_edit_and_twice_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], times: int, done: int
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_helpers.run_all(tmp_path, interrupting(monkeypatch, times), samples(3))
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    edits, damaged = Store.open(tmp_path).edits()
+    assert len(edits) == done and not damaged
+    monkeypatch.undo()
+    assert run_helpers.run_all(tmp_path, editors(Brighten(), Noise()), samples(3)) == []
+    assert len(Store.open(tmp_path).edits()[0]) == 6
+
+
+def test_ctrl_c_lets_processes_finish_what_they_have_begun(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    chosen = editors(Poison(notes=str(notes), delay=0.4))
+
+    def press() -> None:
+        while len(list(notes.iterdir())) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        faulty_run(tmp_path / "run", chosen, 12)
+    thread.join()
+    edits, damaged = Store.open(tmp_path / "run").edits()
+    assert 3 <= len(edits) < 12 and not damaged
+    assert len(edits) == len(list(notes.iterdir()))  # none was broken off
