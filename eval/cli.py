@@ -228,6 +228,10 @@ def run(
     folder, and anything else that would change its edits is refused. Exit code 1 means that some edits failed.
     """
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
+    if executor == "processes" or (executor is None and backbone == "pocket" and workers != 1):
+        from eval.forkserver import prepare_processes
+
+        prepare_processes()  # it imports while this process does
     from eval import registry
 
     editors = dict(registry.make(label) for label in registry.split(methods))

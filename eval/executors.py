@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from eval.forkserver import prepare_processes
 from eval.worker import Broken, Died, Finished, Message, Ready, Recipe, Unit, Worker
 from imba.errors import UserError
 
@@ -91,18 +91,6 @@ class Serial:
 
 
 # processes ------------------------------------------------------------------------------------------------------------
-
-_PRELOAD = ["eval.worker", "eval.executors", "transformers.models.clip.modeling_clip"]
-
-
-def prepare_processes() -> None:
-    """Let the process that workers are forked from begin to import what they need.
-
-    It has imported torch and diffusers by the time that the first worker is wanted, and workers, also those that
-    replace dead ones, start in a fraction of a second.
-    """
-    multiprocessing.set_forkserver_preload(_PRELOAD)
-    multiprocessing.forkserver.ensure_running()
 
 
 class Processes:

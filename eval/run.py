@@ -17,7 +17,8 @@ from cpam.backbone import Backbone
 from cpam.cache import TrajectoryCache
 from eval import registry, runner
 from eval.clip import load_clip
-from eval.executors import Executor, Processes, Ray, Serial, prepare_processes
+from eval.executors import Executor, Processes, Ray, Serial
+from eval.forkserver import prepare_processes
 from eval.leaderboard import Leaderboard, leaderboard
 from eval.scoring import Scores, default_clip, score
 from eval.store import Run, Store, locked
