@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import cli_data, cli_pocket, cli_tables
+from eval.places import place
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
@@ -116,7 +117,7 @@ def run(
         str, typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE.")
     ] = "cpam,masactrl",
     dataset: Annotated[
-        str, typer.Option(metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout.")
+        str, typer.Option(metavar="pocket|PATH|URL", help="Data set: the embedded one, or a folder in IMBA's layout.")
     ] = "pocket",
     backbone: Annotated[
         str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
@@ -124,7 +125,10 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of the run.", show_default=f"{RUNS}/DATASET-BACKBONE", file_okay=False
+            parser=place,
+            metavar="DIR|URL",
+            help="Folder of the run, here or wherever fsspec reaches (s3://BUCKET/RUN).",
+            show_default=f"{RUNS}/DATASET-BACKBONE",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
@@ -227,7 +231,7 @@ def run(
     The same command again finishes what is missing and redoes nothing; methods and samples may be added to a run's
     folder, and anything else that would change its edits is refused. Exit code 1 means that some edits failed.
     """
-    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
+    arguments = {key: str(value) if key == "out" and value else value for key, value in locals().items()}
     if executor == "processes" or (executor is None and backbone == "pocket" and workers != 1):
         from eval.forkserver import prepare_processes
 
@@ -285,7 +289,7 @@ def run(
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     metrics: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
     ] = None,
@@ -319,7 +323,7 @@ def score(
 
 
 @app.command()
-def status(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+def status(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")]) -> None:
     """Show how far a run is: from another shell while it runs, or later."""
     from eval.status import render
     from eval.status import status as look
@@ -329,7 +333,7 @@ def status(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, wherever it is now.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run, wherever it is now.")],
     clip: Annotated[
         str | None, typer.Option(metavar="SCORER", help="Where the scorer is, if not where the run had it.")
     ] = None,
@@ -354,7 +358,7 @@ def verify(
 
 @app.command()
 def rerun(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, wherever it is now.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run, wherever it is now.")],
     check: Annotated[int, typer.Option(metavar="N", min=1, help="How many edits, drawn at random.")] = 5,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the draw.")] = 0,
     backbone: Annotated[
@@ -380,7 +384,9 @@ def rerun(
 
 @app.command("leaderboard")
 def leaderboard_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that have been scored.")],
+    folders: Annotated[
+        list[Path], typer.Argument(parser=place, metavar="RUN...", help="Folders of runs that have been scored.")
+    ],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
 ) -> None:
     """Print the leaderboard of a run, or of several as one table.
@@ -397,7 +403,7 @@ def leaderboard_command(
 
 @app.command()
 def figure(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: .png or .pdf.")],
     methods: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Columns.", show_default="all but identity")

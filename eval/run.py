@@ -20,6 +20,7 @@ from eval.clip import load_clip
 from eval.executors import Executor, Processes, Ray, Serial
 from eval.forkserver import prepare_processes
 from eval.leaderboard import Leaderboard, leaderboard
+from eval.places import place
 from eval.scoring import Scores, default_clip, score
 from eval.store import Run, Store, locked
 from eval.worker import Recipe
@@ -106,22 +107,23 @@ def execute(
         KeyboardInterrupt: after Ctrl-C; the same call continues.
     """
     settings = settings or Settings()
+    folder = place(folder)
     editors = dict(registry.make(label) for label in labels)
     name, workers = _executor(settings)
     if name == "processes":
         prepare_processes()
     # Where others do the work, this process needs the weights' hashes and no room on the card.
-    place = _place(name, settings)
-    here = place if name == "serial" else "cpu"
+    where = _device(name, settings)
+    here = where if name == "serial" else "cpu"
     quiet()
     model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket))
     with locked(folder):
-        before = Store.open(folder).run if (Path(folder) / "run.json").is_file() else None
-        threads = _threads(settings, before, model, workers) if place == "cpu" else None
-        batch = settings.batch or (before.batch if before else 4 if model.is_pocket and place == "cpu" else 1)
+        before = Store.open(folder).run if (folder / "run.json").is_file() else None
+        threads = _threads(settings, before, model, workers) if where == "cpu" else None
+        batch = settings.batch or (before.batch if before else 4 if model.is_pocket and where == "cpu" else 1)
         description = runner.describe_run(
             arguments or {},
             data,
@@ -131,7 +133,7 @@ def execute(
             steps=settings.steps,
             seed=settings.seed,
             dtype=settings.dtype,
-            device=place,
+            device=where,
             threads=threads,
             batch=batch,
         )
@@ -142,20 +144,20 @@ def execute(
             cache = TrajectoryCache(settings.cache.expanduser(), int(settings.cache_gb * 1e9))
         recipe = Recipe(
             editors,
-            functools.partial(Backbone.load, settings.backbone, device=place, dtype=settings.dtype),
+            functools.partial(Backbone.load, settings.backbone, device=where, dtype=settings.dtype),
             model.fingerprint,
             settings.steps,
             settings.seed,
             threads=threads,
             cache=cache,
         )
-        executor = _make_executor(name, recipe, workers, model, settings, place)
+        executor = _make_executor(name, recipe, workers, model, settings, where)
         failures = runner.run(
             store, data.samples, editors, model, executor=executor, timeout=settings.timeout, progress=progress
         )
-        scores = score(store, clip=scorer, device=choose_device(None) if name == "ray" else place)
+        scores = score(store, clip=scorer, device=choose_device(None) if name == "ray" else where)
         board = leaderboard([folder])
-        board.write(Path(folder))
+        board.write(folder)
     return Outcome(board, scores, failures)
 
 
@@ -178,7 +180,7 @@ def _executor(settings: Settings) -> tuple[ExecutorName, int | None]:
     return "processes", workers
 
 
-def _place(name: ExecutorName, settings: Settings) -> str:
+def _device(name: ExecutorName, settings: Settings) -> str:
     """The device of the workers."""
     if name != "ray":
         return choose_device(settings.device)
@@ -199,7 +201,7 @@ def _threads(settings: Settings, before: Run | None, model: Any, workers: int | 
 
 
 def _make_executor(
-    name: ExecutorName, recipe: Recipe, workers: int | None, model: Any, settings: Settings, place: str
+    name: ExecutorName, recipe: Recipe, workers: int | None, model: Any, settings: Settings, device: str
 ) -> Executor:
     if name == "serial":
         return Serial(recipe.with_backbone(model), recipe.threads)
@@ -207,7 +209,7 @@ def _make_executor(
         return Processes(recipe, workers or 1)
     gpus = settings.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if place.startswith("cuda") else 0.0
+        gpus = 1.0 if device.startswith("cuda") else 0.0
     return Ray(recipe, workers, settings.address, gpus)
 
 

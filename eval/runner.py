@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cpam.editing import Editor
 from eval import registry
 from eval.executors import Executor, Serial
-from eval.store import Run, Store, Task
+from eval.store import Run, Store, Task, at_once
 from eval.worker import (
     Began,
     Broken,
@@ -289,7 +289,8 @@ class _Driver:
             _Work(work.samples, {label: work.wanted[label] for label in editors if label in work.wanted})
             for work in _units(store, samples, pending)
         )
-        self.tasks = {sample.id for sample in samples if store.has_task(sample.id)}
+        stored = at_once(store.has_task, [sample.id for sample in samples])
+        self.tasks = {sample.id for sample, there in zip(samples, stored, strict=True) if there}
         self.only_tasks = [s for s in samples if not pending[s.id] and s.id not in self.tasks]
         self.inversions: Counter[str] = Counter()
         self.strikes: Counter[tuple[str, str]] = Counter()
@@ -461,10 +462,14 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def pending_edits(store: Store, samples: Iterable[Sample], methods: Iterable[str]) -> dict[str, list[str]]:
+def pending_edits(store: Store, samples: Iterable[Sample], methods: Collection[str]) -> dict[str, list[str]]:
     """Sample id -> the methods whose edit of it the store does not have yet."""
-    labels = list(methods)
-    return {sample.id: [label for label in labels if not store.is_done(label, sample.id)] for sample in samples}
+    keys = [(label, sample.id) for sample in samples for label in methods]
+    pending: dict[str, list[str]] = {id: [] for _, id in keys}
+    for (label, id), done in zip(keys, at_once(lambda key: store.is_done(*key), keys), strict=True):
+        if not done:
+            pending[id].append(label)
+    return pending
 
 
 class _Bars:

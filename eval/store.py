@@ -27,7 +27,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,11 +36,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from eval.places import held, is_remote, modified, place, put
 from imba.errors import UserError
 from imba.sample import Altered, Kind
 
 T = TypeVar("T")
 Inversion = Literal["", "computed", "shared", "cached"]
+R = TypeVar("R")
+_READERS = 8
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -201,7 +205,7 @@ class Store:
         Raises:
             UserError: there is no run in the folder, or its ``run.json`` cannot be understood.
         """
-        folder = Path(folder)
+        folder = place(folder)
         path = folder / "run.json"
         if not path.is_file():
             raise UserError(f"{folder} is not the folder of a run: it has no run.json")
@@ -220,7 +224,7 @@ class Store:
         Raises:
             UserError: the folder holds something else, or a run that differs in what decides its edits.
         """
-        folder = Path(folder)
+        folder = place(folder)
         if (folder / "run.json").is_file():
             store = cls.open(folder)
             if differences := store.run.differences(run):
@@ -238,7 +242,7 @@ class Store:
                     " give an empty or new folder with --out"
                 )
             store = cls(folder, run)
-        for part in folder.rglob("*.part"):  # what a killed process left half written
+        for part in () if is_remote(folder) else folder.rglob("*.part"):  # what a killed process left half written
             part.unlink()
         write_json(folder / "run.json", asdict(store.run))
         return store
@@ -307,7 +311,7 @@ class Store:
     def made_at(self, method: str, sample: str) -> float:
         """When the record of an edit was written, seconds since the epoch; 0 if there is none."""
         try:
-            return self.edit_path(method, sample).with_suffix(".json").stat().st_mtime
+            return modified(self.edit_path(method, sample).with_suffix(".json"))
         except FileNotFoundError:
             return 0.0
 
@@ -344,17 +348,27 @@ class Store:
 
     def edits(self) -> tuple[list[Edit], list[str]]:
         """All records, by method and then sample in the run's order, and a line for each that is damaged."""
-        found: list[Edit] = []
-        damaged: list[str] = []
-        for method in self.run.methods:
-            for sample in self.run.samples:
-                try:
-                    edit = self.read_edit(method, sample)
-                except Damaged as error:
-                    damaged.append(str(error))
-                else:
-                    found += [edit] if edit else []
-        return found, damaged
+
+        def read(key: tuple[str, str]) -> Edit | str | None:
+            try:
+                return self.read_edit(*key)
+            except Damaged as error:
+                return str(error)
+
+        keys = [(method, sample) for method in self.run.methods for sample in self.run.samples]
+        read_all = at_once(read, keys)
+        return [one for one in read_all if isinstance(one, Edit)], [one for one in read_all if isinstance(one, str)]
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Work on every item, on threads: reading waits for disks and networks, and hashing leaves Python to others."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(work, items))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture of a store, wherever that is."""
+    return Image.open(io.BytesIO(path.read_bytes()))
 
 
 def slug(label: str) -> str:
@@ -381,12 +395,22 @@ class Holder:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder alone; the lock goes with the process, however that ends.
+    """Hold a run's folder alone; the lock goes with the process, however that ends (a remote one's: soon after).
 
     Raises:
         UserError: another process works in the folder, or it cannot be made.
     """
-    folder = Path(folder)
+    folder = place(folder)
+    me = Holder(os.getpid(), platform.node(), time.time())
+    if is_remote(folder):
+        with contextlib.ExitStack() as stack:
+            try:
+                with _writing(folder):
+                    stack.enter_context(held(folder / ".lock", asdict(me)))
+            except BlockingIOError:
+                raise _taken(folder) from None
+            yield
+        return
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
@@ -397,32 +421,39 @@ def locked(folder: str | Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if patience is None:
-                    who = _note(folder) or "another process"
-                    raise UserError(f"{who} is working in {folder}; wait for it to end") from None
+                    raise _taken(folder) from None
                 time.sleep(patience)
         with contextlib.suppress(OSError):  # only a note for whoever meets the lock; a full disk is met later
             lock.truncate(0)
-            lock.write(json.dumps(asdict(Holder(os.getpid(), platform.node(), time.time()))))
+            lock.write(json.dumps(asdict(me)))
             lock.flush()
         yield
 
 
+def _taken(folder: Path) -> UserError:
+    return UserError(f"{_note(folder) or 'another process'} is working in {folder}; wait for it to end")
+
+
 def holder(folder: str | Path) -> Holder | None:
-    """Who works in a run's folder at the moment, or None."""
+    """Who works in a run's folder at the moment, or None; of a remote one, who has not said that it is done."""
+    folder = place(folder)
+    if is_remote(folder):
+        return _note(folder)
     try:
-        with (Path(folder) / ".lock").open("rb") as lock:
+        with (folder / ".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return _note(Path(folder)) or Holder(0, "an unknown machine", time.time())
+        return _note(folder) or Holder(0, "an unknown machine", time.time())
     return None
 
 
 def _note(folder: Path) -> Holder | None:
     """What the holder of the lock has noted in it."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Holder(**json.loads((folder / ".lock").read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        noted = json.loads((folder / ".lock").read_text(encoding="utf-8"))
+        return Holder(**{name: noted[name] for name in ("pid", "host", "since")})
     return None
 
 
@@ -436,6 +467,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         DiskFull: there is no room; nothing of the file is left.
         UserError: the file cannot be written for another reason.
     """
+    if is_remote(path):
+        with _writing(path):
+            put(path, data)
+        return
     part = path.with_name(f"{path.name}.part")
     with _writing(path):
         try:
@@ -452,6 +487,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except BlockingIOError:
+        raise
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise DiskFull(
@@ -516,6 +553,6 @@ def _check(path: Path, sha256: str | None) -> None:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+        raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     if found != sha256:
         raise Damaged(f"{path} has changed since it was written")

@@ -18,7 +18,7 @@ from eval import registry, scoring
 from eval.clip import load_clip
 from eval.metrics import METRICS, Models
 from eval.run import choose_device, quiet
-from eval.store import Damaged, Edit, Store, Task
+from eval.store import Damaged, Edit, Store, Task, open_picture
 from eval.worker import Made, Unit, Worker, edit_seed, processor, versions
 from imba.errors import UserError
 from imba.sample import Sample
@@ -271,8 +271,8 @@ def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
     (made,) = (message for message in worker.work(unit) if isinstance(message, Made))
     if made.picture is None:
         return Repeat(edit.method, edit.sample, made.edit.error, float("nan"), 0, "")
-    places = (store.edit_path(edit.method, edit.sample), io.BytesIO(made.picture))
-    before, now = (np.asarray(Image.open(place)).astype(int) for place in places)
+    before = np.asarray(open_picture(store.edit_path(edit.method, edit.sample))).astype(int)
+    now = np.asarray(Image.open(io.BytesIO(made.picture))).astype(int)
     difference = np.abs(now - before)
     device = str(backbone.device)
     changes = [(edit.processor, processor(device))] if edit.processor else []
@@ -291,12 +291,10 @@ def stored_sample(store: Store, id: str) -> Sample:
     task = store.read_task(id)
     if task is None:
         raise UserError(f"{store.folder} does not hold sample {id}")
-    with Image.open(store.source_path(id)) as file:
-        image = file.convert("RGB")
+    image = open_picture(store.source_path(id)).convert("RGB")
     mask = None
     if task.mask_sha256:
-        with Image.open(store.mask_path(id)) as file:
-            region = np.asarray(file) > 127
+        region = np.asarray(open_picture(store.mask_path(id))) > 127
         mask = ~region if task.altered == "background" else region  # a sample's mask is the object's
     return Sample(
         id=id,

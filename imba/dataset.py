@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imba.errors import UserError
+from imba.remote import fetch
 from imba.sample import Altered, Kind, Sample
 
 if TYPE_CHECKING:
@@ -161,13 +162,15 @@ class Dataset:
 
 
 def load(name_or_path: str | Path) -> Dataset:
-    """Load ``pocket`` (the embedded benchmark) or a folder in the authors' layout.
+    """Load ``pocket`` (the embedded benchmark) or a folder in the authors' layout, here or at any URL of fsspec's.
 
     Reads ``data.json`` and looks for the files it names; pixels are read by :func:`validate` and by the samples.
 
     Raises:
         UserError: there is no such folder, or its ``data.json`` is missing, is not JSON or is not a list.
     """
+    if "://" in str(name_or_path):
+        name_or_path = fetch(str(name_or_path))
     root = POCKET if str(name_or_path) == "pocket" else Path(name_or_path).expanduser()
     raw = read_records(root / "data.json", name_or_path)
     root = root.resolve()
