@@ -62,10 +62,11 @@ class Imported:
             UserError: there are several that differ.
         """
         keys = [_key(sample.id)]
-        if isinstance(sample.image, Path):
-            stem = sample.image.stem
+        image = sample.image.name if isinstance(sample.image, Path) else sample.file_name
+        if image:
+            stem = Path(image).stem
             # TEdBench's names keep the image's extension, which is not always that of the benchmark's copy.
-            names = [sample.image.name, stem, *(f"{stem}{suffix}" for suffix in PICTURES)]
+            names = [image, stem, *(f"{stem}{suffix}" for suffix in PICTURES)]
             names += [f"{RENAMED[stem]}{suffix}" for suffix in ("", *PICTURES) if stem in RENAMED]
             keys += [_key(f"{name}-{sample.target_prompt}") for name in names]
         found = next((self.pictures[key] for key in keys if key in self.pictures), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,8 +15,7 @@ from cpam.attention import AttentionControl
 from cpam.editing import Capabilities, parameter, source_mask
 from cpam.preservation import Region, from_source, region
 from cpam.sampling import SOURCE
-from cpam.sampling import sample as denoise
-from cpam.source import Source
+from cpam.source import Source, denoise_sources
 from imba.sample import Sample
 
 REPOSITORY = "github.com/TencentARC/MasaCtrl"
@@ -73,14 +73,15 @@ class MasaCtrl:
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        return self.edit_many([sample], [source], [seed])[0]
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        controls = [self.control(sample, source) for sample, source in zip(samples, sources, strict=True)]
+        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls, follow=self.trajectory)
+
+    def control(self, sample: Sample, source: Source) -> MutualControl:
+        """What MasaCtrl does inside attention for a sample."""
         mask = torch.from_numpy(source_mask(sample, source)).to(source.backbone.device) if self.masked else None
-        control = MutualControl(self.step, self.layer, mask)
-        latents = denoise(
-            source.backbone,
-            source.trajectory,
-            sample.target_prompt,
-            guidance=self.guidance,
-            control=control,
-            follow=self.trajectory,
-        )
-        return source.backbone.decode(latents)
+        return MutualControl(self.step, self.layer, mask)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from PIL import Image
 
 from cpam.editing import Capabilities, parameter
+from cpam.inversion import Trajectory
 from cpam.sampling import reconstruct
-from cpam.sampling import sample as denoise
-from cpam.source import Source
+from cpam.source import Source, denoise_sources
 from imba.sample import Sample
 
 
@@ -39,7 +40,14 @@ class Reconstruction:
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        return source.backbone.decode(reconstruct(source.backbone, source.trajectory))
+        return self.edit_many([sample], [source], [seed])[0]
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        backbone = sources[0].backbone
+        latents = reconstruct(backbone, Trajectory.together([source.trajectory for source in sources]))
+        return [backbone.decode(one) for one in latents.split(1)]
 
 
 @dataclass(frozen=True)
@@ -55,5 +63,9 @@ class DDIM:
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        latents = denoise(source.backbone, source.trajectory, sample.target_prompt, guidance=self.guidance)
-        return source.backbone.decode(latents)
+        return self.edit_many([sample], [source], [seed])[0]
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        return denoise_sources(sources, samples, guidance=self.guidance)

@@ -8,10 +8,11 @@ change what other parts of the UNet give out, and the target's latents between t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
@@ -46,6 +47,37 @@ class AttentionControl:
     def after_step(self, source: Tensor, target: Tensor) -> Tensor:
         """Latents of source and target (1, C, h, w) that a step has led to -> the target's, to go on with."""
         return target
+
+
+class Together(AttentionControl):
+    """The controls of several samples that are edited at once, each on the lanes of its own sample.
+
+    Lanes are ordered by what they are and then by sample: all sources, all null targets, all targets with a prompt.
+    Controls that change features outside attention cannot be joined.
+    """
+
+    def __init__(self, controls: Sequence[AttentionControl]):
+        self.controls = controls
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        output = torch.empty_like(q)
+        for lanes, control in self._each():
+            output[lanes] = control.self_attention(q[lanes], k[lanes], v[lanes], layer)
+        return output
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        output = torch.empty_like(q)
+        for lanes, control in self._each():
+            output[lanes] = control.cross_attention(q[lanes], k[lanes], v[lanes], layer)
+        return output
+
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        return torch.cat([control.after_step(source[lanes], target[lanes]) for lanes, control in self._each()])
+
+    def _each(self) -> Iterator[tuple[slice, AttentionControl]]:
+        for index, control in enumerate(self.controls):
+            control.step = self.step
+            yield slice(index, None, len(self.controls)), control
 
 
 class _Processor:

@@ -40,6 +40,9 @@ class Editor(Protocol):
 
     An editor that reads other files may have a method ``inputs(sample)`` that gives their names and hashes as a dict of
     JSON values; it is stored with each edit.
+
+    An editor may also have ``edit_many(samples, sources, seeds) -> list[Image]``: what ``edit`` gives for each sample,
+    to 1e-4, computed together.  ``cpam-bench run --batch`` uses it.
     """
 
     name: ClassVar[str]

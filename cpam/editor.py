@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +20,7 @@ from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
 from cpam.refinement import Refinement, enlarge
-from cpam.sampling import sample as denoise
-from cpam.source import Source
+from cpam.source import Source, denoise_sources
 from imba.sample import Kind, Sample
 
 
@@ -131,11 +131,14 @@ class CPAM:
         Raises:
             UserError: the sample has no mask or an empty one.
         """
-        control = self.control(sample, source, seed)
-        latents = denoise(
-            source.backbone, source.trajectory, sample.target_prompt, guidance=self.guidance, control=control
-        )
-        return source.backbone.decode(latents)
+        return self.edit_many([sample], [source], [seed])[0]
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        """Algorithm 1 on several samples at once."""
+        controls = [self.control(*each) for each in zip(samples, sources, seeds, strict=True)]
+        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls)
 
     def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
         """What CPAM does inside attention for a sample."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cpam.backbone import Backbone, Schedule, ddim
@@ -14,7 +16,7 @@ class Trajectory:
     """The latents of an inversion.
 
     Attributes:
-        latents: z_0 ... z_T, steps + 1 tensors (1, C, h, w), float32.
+        latents: z_0 ... z_T, steps + 1 tensors (B, C, h, w), float32; B is 1 but where samples are edited together.
         schedule: the sampling schedule; ``latents[T - i]`` is what sampling step i starts from.
     """
 
@@ -25,15 +27,28 @@ class Trajectory:
         """The source's latents at sampling step ``step``, 0 (noise) ... T - 1; those of step T are the image's."""
         return self.latents[len(self.schedule) - step]
 
+    def split(self) -> list[Trajectory]:
+        """The trajectory of each sample."""
+        each = zip(*(latents.split(1) for latents in self.latents), strict=True)
+        return [Trajectory(list(latents), self.schedule) for latents in each]
+
+    @staticmethod
+    def together(trajectories: Sequence[Trajectory]) -> Trajectory:
+        """The trajectories of several samples as one, the opposite of :meth:`split`."""
+        if len(trajectories) == 1:
+            return trajectories[0]
+        levels = zip(*(trajectory.latents for trajectory in trajectories), strict=True)
+        return Trajectory([torch.cat(latents) for latents in levels], trajectories[0].schedule)
+
 
 def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "") -> Trajectory:
-    """Deterministic DDIM inversion (Section 5.1), one denoiser evaluation a step.
+    """Deterministic DDIM inversion (Section 5.1) of latents (B, C, h, w), one denoiser evaluation a step and sample.
 
     The release evaluates null against null under classifier-free guidance: twice the work for the same result.
     As there, the noise at level t is predicted from the latents one level below.
     """
     schedule = backbone.schedule(steps)
-    embedding = backbone.embed(prompt)
+    embedding = backbone.embed(prompt).expand(len(latents), -1, -1)
     latents = latents.float()
     path = [latents]
     for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):

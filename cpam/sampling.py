@@ -20,7 +20,7 @@ the target with P_t."""
 def sample(
     backbone: Backbone,
     trajectory: Trajectory,
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     guidance: float = 7.5,
     control: AttentionControl | None = None,
@@ -35,8 +35,10 @@ def sample(
 
     Args:
         backbone: the model.
-        trajectory: the source's inversion; z_T starts the target.
-        prompt: P_t.
+        trajectory: the source's inversion; z_T starts the target.  Several samples may be edited at once, each with
+            its prompt: then it holds their trajectories together, every lane is B samples wide, and a control must be
+            :class:`cpam.attention.Together`.
+        prompt: P_t, or that of each sample.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
         control: what to do inside the denoiser and between steps.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
@@ -44,20 +46,21 @@ def sample(
         negative: what the :data:`NULL` lane is conditioned on: a prompt, or an embedding (1, tokens, D) for each step.
 
     Returns:
-        The edited latents z_0, (1, C, h, w) float32.
+        The edited latents z_0, (B, C, h, w) float32; B is 1 for one sample.
     """
     schedule = trajectory.schedule
-    described, wanted = backbone.embed(source_prompt), backbone.embed(prompt)
+    wanted = torch.cat([backbone.embed(one) for one in ([prompt] if isinstance(prompt, str) else prompt)])
+    described = backbone.embed(source_prompt).expand_as(wanted)
     nulls = [backbone.embed(negative)] * len(schedule) if isinstance(negative, str) else negative
     source = target = trajectory.at(0)
     with nullcontext() if control is None else controlled(backbone.unet, control):
         for step, (timestep, alpha, previous_alpha) in enumerate(schedule.levels()):
             if control is None:
-                embeddings = torch.cat([nulls[step], wanted])
+                embeddings = torch.cat([nulls[step].expand_as(wanted), wanted])
                 null, text = backbone.predict(torch.cat([target, target]), timestep, embeddings).chunk(2)
             else:
                 control.step = step
-                embeddings = torch.cat([described, nulls[step], wanted])
+                embeddings = torch.cat([described, nulls[step].expand_as(wanted), wanted])
                 noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
                 own, null, text = noise.chunk(3)
                 source = trajectory.at(step + 1) if follow else ddim(source, own, alpha, previous_alpha)
@@ -68,8 +71,9 @@ def sample(
 
 
 def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
-    """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (1, C, h, w) float32."""
-    latents, null = trajectory.at(0), backbone.embed("")
+    """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (B, C, h, w) float32."""
+    latents = trajectory.at(0)
+    null = backbone.embed("").expand(len(latents), -1, -1)
     for timestep, alpha, previous_alpha in trajectory.schedule.levels():
         latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)
     return latents

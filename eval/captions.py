@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from cpam.editing import Editor
-from cpam.source import Source
 from eval import runner
 from eval.store import Damaged, Store
 from imba.errors import UserError
@@ -20,6 +19,9 @@ from imba.sample import Sample
 
 WORDS = 40
 """Tokens of a caption at most."""
+
+CAPTIONER = "Salesforce/blip-image-captioning-base"
+"""The captioner that diffusers' documentation of Pix2Pix-Zero uses; the method's repository has LAVIS' BLIP."""
 
 
 @dataclass
@@ -99,10 +101,10 @@ def fill(store: Store, samples: Sequence[Sample], captioner: Captioner, backbone
     for sample in samples:
         if sample.source_prompt is None:
             with suppress(UserError):
-                source = Source(sample, backbone, store.run.steps)
-                truth = runner.read_truth(sample, backbone)
-                if caption := captioner(source.image):
+                prepared = runner.prepare(sample, backbone)
+                if caption := captioner(prepared.image):
                     sample = replace(sample, source_prompt=caption, caption_by=captioner.name)
-                    runner.write_task(store, sample, source, truth)
+                    written = replace(prepared.sample, source_prompt=caption, caption_by=captioner.name)
+                    runner.write_task(store, replace(prepared, sample=written))
         filled.append(sample)
     return filled

@@ -6,7 +6,6 @@ What takes long to import (torch and all that stands on it) is imported inside t
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import cli_data, cli_pocket, cli_tables
+from eval.places import place
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
@@ -37,8 +37,7 @@ app = typer.Typer(
 RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
 
-CAPTIONER = "Salesforce/blip-image-captioning-base"
-"""The captioner that diffusers' documentation of Pix2Pix-Zero uses; the method's repository has LAVIS' BLIP."""
+_SCALE = "Scale and faults"
 
 Device = Annotated[
     str | None,
@@ -127,7 +126,7 @@ def run(
         ),
     ] = None,
     dataset: Annotated[
-        str, typer.Option(metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout.")
+        str, typer.Option(metavar="pocket|PATH|URL", help="Data set: the embedded one, or a folder in IMBA's layout.")
     ] = "pocket",
     backbone: Annotated[
         str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
@@ -135,7 +134,10 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of the run.", show_default=f"{RUNS}/DATASET-BACKBONE", file_okay=False
+            parser=place,
+            metavar="DIR|URL",
+            help="Folder of the run, here or wherever fsspec reaches (s3://BUCKET/RUN).",
+            show_default=f"{RUNS}/DATASET-BACKBONE",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
@@ -155,20 +157,89 @@ def run(
         ),
     ] = True,
     captioner: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="ID|FOLDER|none",
             help="Writes the captions that a method needs and the data set lacks; transformers, image to text.",
+            show_default="Salesforce/blip-image-captioning-base",
         ),
-    ] = CAPTIONER,
+    ] = None,
     clip: Clip = None,
+    executor: Annotated[
+        Literal["serial", "processes", "ray"] | None,
+        typer.Option(
+            help="Where the workers are: in this process, in processes of this machine, or in a Ray cluster.",
+            show_default="serial for one worker without a timeout, else processes",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Processes that edit, on the CPU each with a backbone of its own.",
-            show_default="one a core for the pocket backbone on the CPU, else 1",
+            help="Workers that edit, each with a backbone of its own.",
+            show_default="one a core for the pocket backbone on the CPU, all that fit on a Ray cluster, else 1",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Threads of each worker on the CPU; they decide the last digits, so a run keeps them.",
+            show_default="the run's own; of a new one 1 for the pocket backbone, else the cores shared out",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Samples edited together where a method can; agrees to 1e-4 with one by one, so a run keeps it.",
+            show_default="the run's own; of a new one 4 for the pocket backbone on the CPU, else 1",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    cache: Annotated[
+        str,
+        typer.Option(metavar="DIR|none", help="Folder that keeps inversions for other runs.", rich_help_panel=_SCALE),
+    ] = "none",
+    cache_size: Annotated[
+        float,
+        typer.Option(
+            metavar="GB", min=0, help="Size of the cache; what is unused longest goes.", rich_help_panel=_SCALE
+        ),
+    ] = 5.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            help="End a worker whose edit takes longer, and try the edit elsewhere.",
+            show_default="none",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster to work on: auto, HOST:PORT or ray://HOST:PORT.",
+            show_default="one on this machine, for this run",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="GPUs that Ray sets aside for each worker; a fraction lets several share one.",
+            show_default="1 on CUDA, 0 on the CPU",
+            rich_help_panel=_SCALE,
         ),
     ] = None,
 ) -> None:
@@ -177,7 +248,11 @@ def run(
     The same command again finishes what is missing and redoes nothing; methods and samples may be added to a run's
     folder, and anything else that would change its edits is refused. Exit code 1 means that some edits failed.
     """
-    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
+    arguments = {key: str(value) if key == "out" and value else value for key, value in locals().items()}
+    if executor == "processes" or (executor is None and backbone == "pocket" and workers != 1):
+        from eval.forkserver import prepare_processes
+
+        prepare_processes()  # it imports while this process does
     from eval import registry
 
     editors, broken = registry.choose(methods)
@@ -187,7 +262,6 @@ def run(
     editors |= pictures
     if not editors:
         raise UserError("no methods are given; see: cpam-bench methods")
-    asked = list(editors)
     if references:
         for name in registry.REFERENCES:
             label, editor = registry.make(name)
@@ -199,74 +273,50 @@ def run(
     data = whole.first(limit)
     for warning in imba.dataset.require_complete(data):
         _say(str(warning))
-    place = _device(device)
 
-    from cpam.backbone import Backbone
-    from eval import captions, runner
-    from eval.clip import load_clip
-    from eval.imports import require_unchanged, survey
-    from eval.leaderboard import leaderboard
-    from eval.parallel import run_parallel
-    from eval.scoring import default_clip, score
-    from eval.store import Store, locked
+    from eval.imports import survey
+    from eval.run import Settings, execute
 
-    _quiet()
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
             _say(line)
-    model = Backbone.load(backbone, device=place, dtype=dtype)
     folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
-    samples = captions.recall(folder, data.samples)
-    needing, bare = captions.needing(editors, samples)
-    writer = None
-    if needing:
-        try:
-            writer = captions.load(captioner, place)
-        except UserError as error:
-            for label in needing:
-                lack = f"{len(bare)} of {len(samples)} samples lack one, {bare[0]} first"
-                _say(f"left out: {label} needs a caption of the source, and {lack}; {error}")
-                del editors[label]
-            if not editors.keys() & set(asked):
-                raise UserError("no method is left; give samples a source_prompt, or another --captioner") from None
-    description = runner.describe_run(
-        arguments, data, data.samples, model, editors, steps=steps, seed=seed, dtype=dtype, device=place
+    settings = Settings(
+        backbone=backbone,
+        steps=steps,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        clip=clip,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        batch=batch,
+        cache=None if cache == "none" else Path(cache),
+        cache_gb=cache_size,
+        timeout=timeout,
+        address=address,
+        gpus_per_worker=gpus_per_worker,
+        captioner=captioner,
     )
-    # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
-    # takes no room from the editing.
-    scorer = load_clip(clip or default_clip(data.is_pocket))
-    processes = workers or ((os.cpu_count() or 1) if model.is_pocket and place == "cpu" else 1)
-    with locked(folder):
-        store = Store.create_or_resume(folder, description)
-        for label, ready_made in pictures.items():
-            require_unchanged(store, label, ready_made, samples)
-        if writer:
-            samples = captions.fill(store, samples, writer, model)
-        _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
-        try:
-            if processes > 1:
-                failures = run_parallel(store, samples, list(editors), model, processes)
-            else:
-                failures = runner.run(store, samples, editors, model)
-        except KeyboardInterrupt:
-            _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
-            raise typer.Exit(130) from None
-        scores = score(store, clip=scorer, device=place)
-        _report_scoring(scores.damaged, scores.truncated)
-        board = leaderboard([folder])
-        board.write(folder)
-    _print_board(board)
+    try:
+        outcome = execute(data, list(editors), folder, settings, arguments=arguments, say=_say)
+    except KeyboardInterrupt:
+        _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
+        raise typer.Exit(130) from None
+    _report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    _print_board(outcome.board)
     typer.echo(f"{folder / 'leaderboard.csv'}")
-    if failures:
-        _say(f"{len(failures)} edits failed; the same command tries them again:")
-        for failure in failures:
+    if outcome.failures:
+        _say(f"{len(outcome.failures)} edits failed; the same command tries them again:")
+        for failure in outcome.failures:
             _say(f"  {failure.method} on {failure.sample}: {failure.error}")
         raise typer.Exit(1)
 
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     metrics: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
     ] = None,
@@ -280,15 +330,16 @@ def score(
     """
     from eval.leaderboard import leaderboard
     from eval.metrics import METRICS
+    from eval.run import choose_device, quiet
     from eval.scoring import choose
     from eval.scoring import score as measure
     from eval.store import Store, locked
 
-    _quiet()
+    quiet()
     store = Store.open(folder)
     names = choose([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else list(METRICS)
     with locked(folder):
-        scores = measure(store, names, clip, _device(device))
+        scores = measure(store, names, clip, choose_device(device))
         board = leaderboard([folder])
         board.write(folder)
     _report_scoring(scores.damaged, scores.truncated)
@@ -298,9 +349,71 @@ def score(
         raise typer.Exit(1)
 
 
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")]) -> None:
+    """Show how far a run is: from another shell while it runs, or later."""
+    from eval.status import render
+    from eval.status import status as look
+
+    _console().print(render(look(folder)))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run, wherever it is now.")],
+    clip: Annotated[
+        str | None, typer.Option(metavar="SCORER", help="Where the scorer is, if not where the run had it.")
+    ] = None,
+    device: Device = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which sample is scored again.")] = 0,
+) -> None:
+    """Hash everything in a run against its records, and score one of its samples again.
+
+    Exit code 1 means that something is not what the records say; each such file is named.
+    """
+    from eval.verify import verify as check
+
+    found = check(folder, clip, device, seed)
+    for line in found.wrong:
+        _say(f"wrong: {line}")
+    for line in found.unchecked:
+        _say(f"not checked: {line}")
+    typer.echo(f"{found.files} files looked at, {found.scores} scores measured again, {len(found.wrong)} wrong")
+    if found.wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rerun(
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run, wherever it is now.")],
+    check: Annotated[int, typer.Option(metavar="N", min=1, help="How many edits, drawn at random.")] = 5,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the draw.")] = 0,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="Where the backbone is, if not where the run had it.")
+    ] = None,
+    device: Device = None,
+    tolerance: Annotated[
+        int, typer.Option(metavar="LEVELS", min=0, help="Difference of a pixel, of 255, that is let pass.")
+    ] = 0,
+) -> None:
+    """Make some edits of a run again and compare them pixel by pixel; nothing is written.
+
+    The same processor, threads and versions give the same bits. Exit code 1 means that an edit came out otherwise.
+    """
+    from eval.verify import rerun as repeat
+
+    repeats = repeat(folder, check, seed, backbone, device, typer.echo)
+    other = [one for one in repeats if one.error or one.largest > tolerance]
+    typer.echo(f"{len(repeats) - len(other)} of {len(repeats)} edits are as they were")
+    if other or not repeats:
+        raise typer.Exit(1)
+
+
 @app.command("leaderboard")
 def leaderboard_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that have been scored.")],
+    folders: Annotated[
+        list[Path], typer.Argument(parser=place, metavar="RUN...", help="Folders of runs that have been scored.")
+    ],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
 ) -> None:
     """Print the leaderboard of a run, or of several as one table.
@@ -317,7 +430,7 @@ def leaderboard_command(
 
 @app.command()
 def figure(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: .png or .pdf.")],
     methods: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Columns.", show_default="all but identity")
@@ -373,38 +486,9 @@ def _say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def _device(name: str | None) -> str:
-    """The device asked for, or the default, made sure of."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if name is None:
-        return "cuda" if available else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"unknown device {name!r}; give cpu, cuda or cuda:N")
-    if name.startswith("cuda"):
-        if not available:
-            raise UserError(f"--device {name}: this machine has no CUDA device that torch can use; give --device cpu")
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return name
-
-
 def _file_name(name: str) -> str:
     """A data set's or backbone's name as part of a folder's: the last part of a path, nothing unsafe."""
     return re.sub(r"[^\w.-]+", "_", Path(name).name or "root")
-
-
-def _quiet() -> None:
-    """Keep libraries' own progress bars and chatter out of ours."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()  # it warns of casts to float32 even where there is nothing to cast
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 app.command()(cli_tables.table)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from eval.places import place
 from imba.errors import UserError
 
 
@@ -15,6 +16,7 @@ def table(
     folder: Annotated[
         Path | None,
         typer.Argument(
+            parser=place,
             metavar="[RUN|STUDY]",
             help="To show beside it: of Table 2 a scored run, of Table 3 a study (or a CSV file of ratings).",
         ),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from eval.scoring import read_scores
-from eval.store import Store
+from eval.store import Store, open_picture
 from imba.errors import UserError
 
 Pick = Literal["random", "gain", "loss"]
@@ -101,16 +101,14 @@ def _edited(store: Store, method: str, sample: str) -> Path:
 
 
 def _open(path: Path, edge: int) -> Image.Image:
-    with Image.open(path) as file:
-        return file.convert("RGB").resize((edge, edge), Image.Resampling.LANCZOS)
+    return open_picture(path).convert("RGB").resize((edge, edge), Image.Resampling.LANCZOS)
 
 
 def _region(source: Image.Image, mask: Path) -> Image.Image:
     """The source with the region to alter in red."""
     if not mask.is_file():
         return Image.new("RGB", source.size, "white")
-    with Image.open(mask) as file:
-        inside = np.asarray(file.convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
+    inside = np.asarray(open_picture(mask).convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
     pixels = np.asarray(source).astype(float)
     pixels[inside] = 0.45 * pixels[inside] + 0.55 * np.array([230, 40, 60])
     return Image.fromarray(pixels.round().astype(np.uint8))

@@ -16,11 +16,14 @@ from rich.text import Text
 
 from eval.scoring import read_protocol, read_scores
 from eval.statistics import Estimate, mean_interval, paired_difference
-from eval.store import Store, write_rows
+from eval.store import Edit, Store, write_rows
 from imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
+
+_NAMED = 20
+"""How many failed edits of a method a note names."""
 
 _COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
 _TITLES = {"clip_score": "CLIPScore ↑", "lpips_background": "LPIPS (background) ↓"}
@@ -84,6 +87,8 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
             mine = [edit for edit in edits if edit.method == label]
             done = [edit for edit in mine if edit.status == "ok"]
             row: dict[str, Any] = {"method": name, "n": len(done), "failed": len(mine) - len(done)}
+            if lost := [edit for edit in mine if edit.status == "failed"]:
+                notes.append(failed_note(name, lost))
             if missing := len(store.run.samples) - len(mine):
                 notes.append(f"{name}: {missing} of {len(store.run.samples)} samples not edited yet")
             chosen = scores[scores["method"] == name]
@@ -106,6 +111,13 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
     return Leaderboard(
         _title(stores), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
     )
+
+
+def failed_note(name: str, edits: Sequence[Edit]) -> str:
+    """Which edits of a method failed, and why."""
+    listed = [f"{edit.sample} ({(edit.error or '').splitlines()[0][:100]})" for edit in edits[:_NAMED]]
+    more = [f"and {len(edits) - _NAMED} more"] if len(edits) > _NAMED else []
+    return f"{name} failed on {', '.join([*listed, *more])}; its means are without them"
 
 
 def require_comparable(stores: Sequence[Store], protocols: Sequence[dict[str, Any]]) -> None:

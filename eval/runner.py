@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import functools
-import hashlib
-import importlib.metadata
 import logging
+import os
 import platform
-import random
+import signal
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cpam.editing import Editor
-from cpam.inversion import Trajectory
-from cpam.source import Source
 from eval import registry
-from eval.store import Edit, Run, Store, Task
-from imba.sample import Sample, read_picture
+from eval.executors import Executor, Serial
+from eval.store import Run, Store, Task, at_once
+from eval.worker import (
+    Began,
+    Broken,
+    Died,
+    Finished,
+    Made,
+    MakeSource,
+    Message,
+    Note,
+    Ready,
+    TimedSource,
+    Unit,
+    Worker,
+    edit_seed,
+    failed,
+    processor,
+    versions,
+)
+from imba.errors import UserError
+from imba.sample import Sample
+
+__all__ = ["Failure", "TimedSource", "describe_run", "edit_seed", "pending_edits", "run", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +59,6 @@ PROTOCOL = {
 }
 """How pictures are prepared and costs are measured; stored with every run."""
 
-_PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers")
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -50,31 +67,6 @@ class Failure:
     method: str
     sample: str
     error: str
-
-
-class TimedSource(Source):
-    """A source that notes what its inversion took and whether a method used it."""
-
-    def __init__(self, sample: Sample, backbone: Any, steps: int):
-        super().__init__(sample, backbone, steps)
-        self.inversion_seconds: float | None = None
-        self.computed_in_edit = 0.0
-        self.used = False
-
-    @property
-    def trajectory(self) -> Trajectory:  # type: ignore[override]
-        """As :attr:`Source.trajectory`, timed when it is computed."""
-        self.used = True
-        if self.inversion_seconds is not None:
-            return super().trajectory
-        started = _clock(self.backbone)
-        trajectory = super().trajectory
-        self.inversion_seconds = self.computed_in_edit = _clock(self.backbone) - started
-        return trajectory
-
-    def begin(self) -> None:
-        """Forget what the last edit used."""
-        self.used, self.computed_in_edit = False, 0.0
 
 
 def describe_run(
@@ -88,6 +80,8 @@ def describe_run(
     seed: int,
     dtype: str = "float32",
     device: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
 ) -> Run:
     """What ``run.json`` says of a run that is about to start.
 
@@ -99,6 +93,8 @@ def describe_run(
         editors: canonical label -> editor.
         steps, seed: of the run.
         dtype, device: as asked for.
+        threads: of torch in each worker, if they are set.
+        batch: how many samples are edited together.
     """
     return Run(
         arguments=dict(arguments),
@@ -118,6 +114,8 @@ def describe_run(
         samples=[sample.id for sample in samples],
         versions=versions(),
         machine=machine(device),
+        threads=threads,
+        batch=batch,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -136,40 +134,32 @@ def describe_editor(label: str, editor: Editor) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what an edit looks like."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def machine(device: str) -> dict[str, Any]:
     """What the run's times depend on."""
     facts: dict[str, Any] = {
         "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
+        "processor": processor("cpu"),
+        "cores": os.cpu_count(),
     }
-    if device.startswith("cuda"):
-        facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    if device.startswith("cuda") and torch.cuda.is_available():  # a driver need not have the card of its workers
+        facts |= {"gpu": processor(device), "cuda": torch.version.cuda}
     return facts
 
 
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+class WorkerDied(Exception):
+    """An edit ended the process that made it, every time that it was tried."""
 
 
-def edit_seed(seed: int, method: str, sample: str) -> int:
-    """The seed of one edit, 0 ... 2**32 - 1; order and restarts cannot change it."""
-    digest = hashlib.sha256(f"{seed}/{method}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+class TookTooLong(Exception):
+    """An edit did not end within the time that it was given, every time that it was tried."""
+
+
+TRIES = 3
+"""How often an edit is begun that ends its worker or hangs.  After the second time it is put aside and comes last: a
+single death may have come from outside, as when the system ends whatever process has most memory."""
+
+_STARTS = 3
+"""How many workers in a row may die while they load before the run is given up."""
 
 
 def run(
@@ -178,59 +168,340 @@ def run(
     editors: Mapping[str, Editor],
     backbone: Any,
     *,
+    executor: Executor | None = None,
+    timeout: float | None = None,
     progress: bool | None = None,
     warnings: bool = True,
-    make_source: Callable[[Sample, Any, int], TimedSource] = TimedSource,
+    make_source: MakeSource = TimedSource,
 ) -> list[Failure]:
     """Edit every sample with every method, leaving out what the store already has.
 
-    Samples are the outer loop, so that the methods of a sample share its inversion and only one sample is in memory.
-    An edit that fails is recorded with its error and tried again by the next run; the others go on.
+    A sample goes to a worker with all its pending methods, so that they share its inversion, and each edit is written
+    as it comes back.  An edit that fails is recorded with its error and tried again by the next run; the others go on.
+    A worker that dies, or whose edit takes longer than ``timeout``, is replaced, and its work is done elsewhere; see
+    :data:`TRIES`.
+
+    The first Ctrl-C lets the edits that have begun come to their end, a second one ends at once; both leave a store
+    that the next run continues.
 
     Args:
         store: held under :func:`eval.store.locked`; steps and seed are its run's.
         samples: what to edit.
         editors: canonical label -> editor.
-        backbone: as the editors take it; the runner itself needs ``resolution`` and ``device``.
-        progress: show a bar on stderr; None shows it on a terminal only.
+        backbone: as the editors take it; the runner itself needs what makes pictures fit.
+        executor: where the workers are (closed at the end); by default one works in this process, on ``backbone``.
+        timeout: seconds that an edit may take, the inversion of its sample included if it is the first that needs it.
+        progress: show bars on stderr; None shows them on a terminal only.
         warnings: say which prompts are cut and which versions differ from the run's.
-        make_source: how a sample becomes a source.
+        make_source: how a sample becomes a source, for the default executor.
 
     Returns:
         the edits that failed.
 
     Raises:
-        DiskFull, UserError: the store cannot be written.
+        DiskFull, UserError: the store cannot be written, no worker can be started, or a timeout is asked for where the
+            executor cannot keep it.
+        KeyboardInterrupt: after Ctrl-C.
     """
     samples = list(samples)
-    pending = pending_edits(store, samples, editors)
-    if warnings:
-        warn(store, samples, backbone)
-    failures: list[Failure] = []
-    with progress_bar(pending, progress) as bar:
-        for sample in samples:
-            if pending[sample.id] or not store.has_task(sample.id):
-                failures += _edit_sample(store, sample, pending[sample.id], editors, backbone, make_source, bar)
-    return failures
+    if executor is None:
+        executor = Serial(Worker(editors, backbone, store.run.steps, store.run.seed, make_source))
+    try:
+        if timeout is not None and not executor.can_end:
+            raise UserError("a timeout needs workers in processes of their own; an edit in this one cannot be ended")
+        pending = pending_edits(store, samples, editors)
+        if warnings:
+            warn(store, samples, backbone)
+        with _bars(pending, progress) as bars, _interruptible() as interrupted:
+            driver = _Driver(store, samples, editors, backbone, executor, timeout, pending, bars, interrupted)
+            driver.work()
+            if cached := driver.inversions["cached"]:
+                computed = driver.inversions["computed"]
+                bars.say(f"inversions: {cached} from the cache, {computed} computed")
+    finally:
+        executor.close()
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    order = {(method, sample.id): i for i, (sample, method) in enumerate((s, m) for s in samples for m in editors)}
+    return sorted(driver.failures, key=lambda failure: order[failure.method, failure.sample])
 
 
-def pending_edits(store: Store, samples: Iterable[Sample], methods: Iterable[str]) -> dict[str, list[str]]:
+@dataclass
+class _Work:
+    """What is handed out: the samples of a unit, and for each method those that it is to edit."""
+
+    samples: list[Sample]
+    wanted: dict[str, list[str]]
+
+
+@dataclass
+class _Job:
+    """What a worker is at: what it has not given back of its unit, and the edits that it has begun, since when."""
+
+    samples: list[Sample]
+    left: dict[str, list[str]]
+    began: Began
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def in_flight(self) -> list[str]:
+        """Samples of the method that has begun which have not come back."""
+        return [id for id in self.began.samples if id in self.left.get(self.began.method, ())]
+
+
+def _units(store: Store, samples: Sequence[Sample], pending: Mapping[str, list[str]]) -> Iterator[_Work]:
+    """What is to be done, in the order of the samples.
+
+    Which samples are edited together follows from the run's list of them, whatever is pending: a batch of which some
+    edits are made already is edited as a whole again for the others.
+    """
+    place = {id: index // store.run.batch for index, id in enumerate(store.run.samples)}
+    batches: dict[int, list[Sample]] = {}
+    for sample in samples:
+        batches.setdefault(place[sample.id], []).append(sample)
+    for batch in batches.values():
+        wanted: dict[str, list[str]] = {}
+        for sample in batch:
+            for method in pending[sample.id]:
+                wanted.setdefault(method, []).append(sample.id)
+        if wanted:
+            yield _Work(batch, wanted)
+
+
+class _Driver:
+    """Hands out work, writes what comes back, and does again elsewhere what a worker did not finish."""
+
+    def __init__(
+        self,
+        store: Store,
+        samples: Sequence[Sample],
+        editors: Mapping[str, Editor],
+        backbone: Any,
+        executor: Executor,
+        timeout: float | None,
+        pending: Mapping[str, list[str]],
+        bars: _Bars,
+        interrupted: threading.Event,
+    ):
+        self.store, self.editors, self.backbone, self.executor = store, editors, backbone, executor
+        self.timeout, self.bars, self.interrupted = timeout, bars, interrupted
+        self.failures: list[Failure] = []
+        # The methods of a sample go in the order in which they are given.
+        self.queue = deque(
+            _Work(work.samples, {label: work.wanted[label] for label in editors if label in work.wanted})
+            for work in _units(store, samples, pending)
+        )
+        stored = at_once(store.has_task, [sample.id for sample in samples])
+        self.tasks = {sample.id for sample, there in zip(samples, stored, strict=True) if there}
+        self.only_tasks = [s for s in samples if not pending[s.id] and s.id not in self.tasks]
+        self.inversions: Counter[str] = Counter()
+        self.strikes: Counter[tuple[str, str]] = Counter()
+        self.starting: set[Any] = set()
+        self.idle: list[Any] = []
+        self.jobs: dict[Any, _Job] = {}
+        self.died_starting = 0
+
+    def work(self) -> None:
+        for sample in self.only_tasks:
+            self._prepare(sample)
+        while (self.queue and not self.interrupted.is_set()) or self.jobs:
+            if not self.interrupted.is_set():
+                self._hand_out()
+            if not self.jobs and not self.starting:
+                continue  # nothing could be made of the rest
+            for worker, message in self.executor.wait([*self.jobs, *self.starting], self._patience()):
+                self._take(worker, message)
+            self._end_what_hangs()
+
+    def _hand_out(self) -> None:
+        while self.queue and self.idle:
+            work = self.queue.popleft()
+            loaded = {sample.id: self._prepare(sample) for sample in work.samples}
+            bad = {id: error for id, error in loaded.items() if isinstance(error, Exception)}
+            for method, ids in work.wanted.items():
+                for id in ids:
+                    if id in bad:  # the sample is of no use; the others are
+                        self._write(Made(failed(method, self.editors[method], id, self.store.run.seed, bad[id])))
+            wanted = {method: tuple(id for id in ids if id not in bad) for method, ids in work.wanted.items()}
+            wanted = {method: ids for method, ids in wanted.items() if ids}
+            if not wanted:
+                continue
+            worker = self.idle.pop()
+            whole = tuple(sample for sample in loaded.values() if isinstance(sample, Sample))
+            self.executor.submit(worker, Unit(whole, wanted))
+            first = next(iter(wanted))
+            left = {method: list(ids) for method, ids in wanted.items()}
+            self.jobs[worker] = _Job(work.samples, left, Began(first, wanted[first]))
+        wanted_workers = min(len(self.queue), self.executor.size - len(self.jobs)) - len(self.starting)
+        for _ in range(wanted_workers):
+            self.starting.add(self.executor.start())
+
+    def _prepare(self, sample: Sample) -> Sample | Exception:
+        """The sample with its pictures in memory, and in the store as a task; or what is wrong with it."""
+        try:
+            prepared = prepare(sample, self.backbone)
+        except Exception as error:
+            return error
+        if sample.id not in self.tasks:
+            write_task(self.store, prepared)
+            self.tasks.add(sample.id)
+        return prepared.sample
+
+    def _take(self, worker: Any, message: Message) -> None:
+        if isinstance(message, Ready):
+            self.starting.discard(worker)
+            self.died_starting = 0
+            self.idle.append(worker)
+        elif isinstance(message, Broken):
+            raise UserError(f"a worker could not start: {message.reason}")
+        elif isinstance(message, Died):
+            self._mourn(worker, message.reason)
+        elif worker not in self.jobs:
+            pass  # it was ended between two messages
+        elif isinstance(message, Note):
+            self.bars.say(message.text)
+        elif isinstance(message, Began):
+            self.jobs[worker].began, self.jobs[worker].since = message, time.monotonic()
+        elif isinstance(message, Made):
+            job = self.jobs[worker]
+            job.left[message.edit.method].remove(message.edit.sample)
+            self._write(message)
+            if self.interrupted.is_set() and not job.in_flight:
+                del self.jobs[worker]
+                self.executor.end(worker)
+        elif isinstance(message, Finished):
+            del self.jobs[worker]
+            self.idle.append(worker)
+
+    def _write(self, made: Made) -> None:
+        edit = made.edit
+        self.store.write_edit(edit, made.picture)
+        self.inversions[edit.inversion] += 1
+        if edit.error:
+            self.failures.append(Failure(edit.method, edit.sample, edit.error))
+            self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")
+        self.bars.advance(edit.method)
+
+    # faults ---------------------------------------------------------------------------------------------------------
+
+    def _mourn(self, worker: Any, reason: str) -> None:
+        if worker in self.starting:
+            self.starting.discard(worker)
+            self.died_starting += 1
+            if self.died_starting >= _STARTS:
+                raise UserError(
+                    f"{_STARTS} workers died one after another while loading ({reason}), most likely for want of"
+                    " memory; what is finished is safe, and the same command with fewer --workers continues"
+                )
+        elif worker in self.jobs:
+            self._strike(self.jobs.pop(worker), WorkerDied(reason))
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a message: at most until the next edit has taken too long."""
+        if not self.jobs:
+            return 0.5  # to notice Ctrl-C while workers load
+        if self.timeout is None:
+            return None
+        return max(0.0, min(job.since for job in self.jobs.values()) + self.timeout - time.monotonic())
+
+    def _end_what_hangs(self) -> None:
+        if self.timeout is None:
+            return
+        for worker, job in list(self.jobs.items()):
+            if time.monotonic() - job.since >= self.timeout:
+                self.executor.end(worker)
+                del self.jobs[worker]
+                self._strike(job, TookTooLong(f"longer than {self.timeout:g} s"))
+
+    def _strike(self, job: _Job, error: Exception) -> None:
+        """A worker is gone: what it had not begun is done next, what it was at comes last, or is given up."""
+        method, lost = job.began.method, job.in_flight
+        rest = {label: [id for id in ids if label != method or id not in lost] for label, ids in job.left.items()}
+        rest = {label: ids for label, ids in rest.items() if ids}
+        if rest:
+            self.queue.appendleft(_Work(job.samples, rest))
+        again: list[str] = []
+        alone: list[str] = []
+        for id in lost:
+            self.strikes[method, id] += 1
+            count = self.strikes[method, id]
+            if count >= TRIES:
+                given_up = type(error)(f"{error} (tried {count} times)")
+                self._write(Made(failed(method, self.editors[method], id, self.store.run.seed, given_up)))
+            else:
+                (alone if count == TRIES - 1 else again).append(id)
+        if again:
+            self.bars.say(f"{method} on {', '.join(again)}: {error}; tried again later")
+            self.queue.append(_Work(job.samples, {method: again}))
+        for id in alone:
+            self.bars.say(f"{method} on {id}: {error}; put aside, and tried once more at the end")
+            sample = next(sample for sample in job.samples if sample.id == id)
+            self.queue.append(_Work([sample], {method: [id]}))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second is a KeyboardInterrupt as ever."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # only the main thread is told of signals
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not through stdio, which the signal may have come in the middle of.
+        os.write(2, b"\nFinishing the edits that have begun; Ctrl-C again stops at once.\n")
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def pending_edits(store: Store, samples: Iterable[Sample], methods: Collection[str]) -> dict[str, list[str]]:
     """Sample id -> the methods whose edit of it the store does not have yet."""
-    labels = list(methods)
-    return {sample.id: [label for label in labels if not store.is_done(label, sample.id)] for sample in samples}
+    keys = [(label, sample.id) for sample in samples for label in methods]
+    pending: dict[str, list[str]] = {id: [] for _, id in keys}
+    for (label, id), done in zip(keys, at_once(lambda key: store.is_done(*key), keys), strict=True):
+        if not done:
+            pending[id].append(label)
+    return pending
 
 
-def progress_bar(pending: Mapping[str, Sequence[str]], progress: bool | None) -> tqdm[Any]:
-    """A bar over pending edits on stderr; ``progress`` None shows it on a terminal only."""
-    total = sum(map(len, pending.values()))
-    # Methods take turns and differ in cost, so the plain average over all edits foretells the rest best (smoothing 0).
-    return tqdm(
-        total=total,
-        unit="edit",
-        smoothing=0,
-        dynamic_ncols=True,
-        disable=not total or (None if progress is None else not progress),
+class _Bars:
+    """A bar a method and one for all."""
+
+    def __init__(self, progress: Progress, counts: Mapping[str, int]):
+        self._progress = progress
+        self._tasks = {label: progress.add_task(label, total=count) for label, count in counts.items() if count}
+        self._all = progress.add_task("all edits", total=sum(counts.values()))
+
+    def advance(self, method: str) -> None:
+        self._progress.advance(self._tasks[method])
+        self._progress.advance(self._all)
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr)  # the bars make room for it
+
+
+@contextlib.contextmanager
+def _bars(pending: Mapping[str, Sequence[str]], progress: bool | None) -> Iterator[_Bars]:
+    """Bars over pending edits on stderr; ``progress`` None shows them on a terminal only."""
+    counts = Counter(label for labels in pending.values() for label in labels)
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
+    # Methods take turns and differ in cost, so the plain average over all edits foretells the rest best.
+    with Progress(*columns, console=console, disable=not (shown and counts), speed_estimate_period=1e9) as bars:
+        yield _Bars(bars, counts)
 
 
 def warn(store: Store, samples: Sequence[Sample], backbone: Any) -> None:
@@ -239,110 +510,33 @@ def warn(store: Store, samples: Sequence[Sample], backbone: Any) -> None:
     _warn_of_long_prompts(list(samples), backbone)
 
 
-def _edit_sample(
-    store: Store,
-    sample: Sample,
-    methods: list[str],
-    editors: Mapping[str, Editor],
-    backbone: Any,
-    make_source: Callable[[Sample, Any, int], TimedSource],
-    bar: Any,
-) -> list[Failure]:
-    failures = []
-    try:
-        source = make_source(sample, backbone, store.run.steps)
-        truth = read_truth(sample, backbone)
-    except Exception as error:  # the sample is of no use; the others are
-        for method in methods:
-            edit = _failed(store, method, editors[method], sample, error, 0.0)
-            store.write_edit(edit)
-            failures.append(Failure(method, sample.id, str(edit.error)))
-            bar.update()
-        return failures
-    if not store.has_task(sample.id):
-        write_task(store, sample, source, truth)
-    for method in methods:
-        bar.set_postfix_str(f"{method} {sample.id}"[-48:], refresh=True)
-        edit, image = _edit(store, method, editors[method], sample, source)
-        store.write_edit(edit, image)
-        if edit.error:
-            failures.append(Failure(method, sample.id, edit.error))
-            tqdm.write(f"failed: {method} on {sample.id}: {edit.error}", file=sys.stderr)
-        bar.update()
-    return failures
+@dataclass(frozen=True)
+class Prepared:
+    """A sample with its pictures in memory, and as editors and metrics see it: image, mask and truth at one size."""
+
+    sample: Sample
+    image: Image.Image
+    mask: np.ndarray | None
+    truth: Image.Image | None
 
 
-def _edit(
-    store: Store, method: str, editor: Editor, sample: Sample, source: TimedSource
-) -> tuple[Edit, Image.Image | None]:
-    seed = edit_seed(store.run.seed, method, sample.id)
-    # An editor should use the seed that it is given; this makes one that draws from global generators repeatable too.
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    source.begin()
-    peak_is_fresh = _reset_peak(source.backbone)
-    started = _clock(source.backbone)
-    try:
-        image = editor.edit(sample, source, seed)
-        if not isinstance(image, Image.Image):
-            raise TypeError(f"the editor returned {type(image).__name__} and not a PIL image")
-        if image.mode != "RGB" or image.size != source.image.size:
-            raise ValueError(
-                f"the editor returned a picture of mode {image.mode} and size {image.size[0]}x{image.size[1]};"
-                f" it must be RGB and {source.image.size[0]}x{source.image.size[1]}"
-            )
-        seconds = _clock(source.backbone) - started - source.computed_in_edit
-        params = registry.parameters(editor) | registry.inputs(editor, sample)
-    except Exception as error:  # whatever a method does, the others go on
-        return _failed(store, method, editor, sample, error, _clock(source.backbone) - started), None
-    edit = Edit(
-        method=method,
-        sample=sample.id,
-        status="ok",
-        params=params,
-        seed=seed,
-        seconds=seconds,
-        inversion_seconds=(source.inversion_seconds or 0.0) if source.used else 0.0,
-        peak_memory_mib=_peak(source.backbone) if peak_is_fresh else None,
-        versions=versions(),
-    )
-    return edit, image
-
-
-def _failed(store: Store, method: str, editor: Editor, sample: Sample, error: Exception, seconds: float) -> Edit:
-    if isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()  # the next method may need less
-    return Edit(
-        method=method,
-        sample=sample.id,
-        status="failed",
-        params=registry.parameters(editor),
-        seed=edit_seed(store.run.seed, method, sample.id),
-        seconds=seconds,
-        error=f"{type(error).__name__}: {error}",
-        traceback="".join(traceback.format_exception(error)),
-        versions=versions(),
-    )
-
-
-def read_truth(sample: Sample, backbone: Any) -> Image.Image | None:
-    """What the edit should have led to, at the backbone's resolution, or None where the data set does not know.
+def prepare(sample: Sample, backbone: Any) -> Prepared:
+    """Read a sample's pictures and make them fit a backbone.
 
     Raises:
-        UserError: its file cannot be read.
+        UserError: one of its files is missing, damaged or cut short.
     """
-    if sample.truth is None:
-        return None
-    fitted: Image.Image = backbone.fit(read_picture(sample.truth, f"sample {sample.id}: truth").convert("RGB"))
-    return fitted
+    loaded = sample.loaded()
+    mask = None if loaded.mask is None else backbone.fit_mask(loaded.read_mask())
+    truth = loaded.read_truth()
+    return Prepared(loaded, backbone.fit(loaded.read_image()), mask, truth and backbone.fit(truth))
 
 
-def write_task(store: Store, sample: Sample, source: Source, truth: Image.Image | None) -> None:
-    """Store a sample as the editors see it."""
+def write_task(store: Store, prepared: Prepared) -> None:
+    """Store a sample as editors and metrics see it."""
     shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)}
-    task = Task(**{name: getattr(sample, name) for name in shared})
-    store.write_task(task, source.image, source.mask, truth)
+    task = Task(**{name: getattr(prepared.sample, name) for name in shared})
+    store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 
 
 def _warn_of_long_prompts(samples: list[Sample], backbone: Any) -> None:
@@ -370,39 +564,3 @@ def _warn_of_versions(store: Store) -> None:
             store.folder,
             ", ".join(changed),
         )
-
-
-# costs ----------------------------------------------------------------------------------------------------------------
-
-
-def _on_cuda(backbone: Any) -> bool:
-    return str(backbone.device).startswith("cuda")
-
-
-def _clock(backbone: Any) -> float:
-    """Seconds; on CUDA once everything that was started has ended."""
-    if _on_cuda(backbone):
-        torch.cuda.synchronize(backbone.device)
-    return time.perf_counter()
-
-
-def _reset_peak(backbone: Any) -> bool:
-    """Start measuring the highest memory anew; False where that cannot be done (not Linux, or not allowed)."""
-    if _on_cuda(backbone):
-        torch.cuda.reset_peak_memory_stats(backbone.device)
-        return True
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-        return True
-    return False
-
-
-def _peak(backbone: Any) -> float | None:
-    """Highest memory in MiB since :func:`_reset_peak`, or None where it cannot be told."""
-    if _on_cuda(backbone):
-        return float(torch.cuda.max_memory_allocated(backbone.device) / 2**20)
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return None

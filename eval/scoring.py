@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from eval.clip import DEFAULT, ClipScorer, load_clip
 from eval.metrics import METRICS, Batch, Models, measure
-from eval.store import Damaged, Edit, Store, Task, write_json, write_rows
+from eval.places import place
+from eval.store import Damaged, Edit, Store, Task, open_picture, write_json, write_rows
 from imba.errors import UserError
 
 BATCH = 16
@@ -83,13 +84,13 @@ def score(
     models = Models(clip.to(device) if isinstance(clip, ClipScorer) else None, device)
     protocols = {name: models.describe(METRICS[name]) for name in chosen}
 
-    inputs = _digest(tasks, edits)
+    inputs = digest(tasks, edits)
     old = read_protocol(store.folder) if (store.folder / "scores.json").is_file() else {}
     held = _held(store, old, inputs)
     pending = [name for name in chosen if name not in held or old["metrics"][name] != protocols[name]]
     values = {name: cells for name, cells in held.items() if name not in pending}
     if pending:
-        measured = _measure(store, tasks, edits, pending, models)
+        measured = measure_edits(store, tasks, edits, pending, models)
         for name in pending:
             values[name] = {(edit.method, edit.sample): measured[name][i] for i, edit in enumerate(edits)}
     order = [name for name in METRICS if name in values]
@@ -118,12 +119,12 @@ def read_scores(folder: str | Path) -> pd.DataFrame:
     Raises:
         UserError: the run has not been scored, or the file is damaged.
     """
-    path = Path(folder) / "scores.csv"
+    path = place(folder) / "scores.csv"
     if not path.is_file():
         raise UserError(f"{folder} has no scores.csv; make it with: cpam-bench score {folder}")
     try:
         # As text first: a parser of numbers may be off in the last digit, and a method may be called "nan".
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
         table["value"] = [float(value or "nan") for value in table["value"]]
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); make it again with: cpam-bench score {folder}") from error
@@ -136,7 +137,7 @@ def read_protocol(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: it is not there or damaged.
     """
-    path = Path(folder) / "scores.json"
+    path = place(folder) / "scores.json"
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data["metrics"], dict):
@@ -161,7 +162,7 @@ def _collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
     return tasks, [edit for edit in edits if edit.status == "ok" and edit.sample in tasks], damaged
 
 
-def _digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
+def digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
     """Hash of everything that is measured: pictures, masks and prompts."""
     digest = hashlib.sha256()
     for edit in edits:
@@ -184,9 +185,10 @@ def _held(store: Store, old: dict[str, Any], inputs: str) -> dict[str, dict[tupl
     }
 
 
-def _measure(
+def measure_edits(
     store: Store, tasks: dict[str, Task], edits: list[Edit], names: list[str], models: Models
 ) -> dict[str, list[float]]:
+    """Metric -> the value of each edit, read from the store and measured in batches."""
     values: dict[str, list[float]] = {name: [] for name in names}
     for start in range(0, len(edits), BATCH):
         batch = _batch(store, tasks, edits[start : start + BATCH])
@@ -217,8 +219,7 @@ def _batch(store: Store, tasks: dict[str, Task], edits: list[Edit]) -> Batch:
 
 
 def _read(path: Path, mode: str = "RGB") -> np.ndarray:
-    with Image.open(path) as file:
-        return np.array(file.convert(mode))
+    return np.array(open_picture(path).convert(mode))
 
 
 def _truncated(clip: ClipScorer | None, tasks: dict[str, Task]) -> list[str]:

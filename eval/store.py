@@ -24,8 +24,11 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -33,9 +36,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from eval.places import held, is_remote, modified, place, put
 from imba.errors import UserError
+from imba.sample import Altered, Kind
 
 T = TypeVar("T")
+Inversion = Literal["", "computed", "shared", "cached"]
+R = TypeVar("R")
+_READERS = 8
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -64,6 +72,8 @@ class Run:
         versions: of the packages that matter.
         machine: what it ran on.
         created: when, ISO 8601, UTC.
+        threads: of torch in each worker, on which sums on the CPU depend; None where they do not matter or are unknown.
+        batch: how many samples are edited together, on which the last bits depend.
     """
 
     arguments: dict[str, Any]
@@ -79,12 +89,14 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     created: str = ""
+    threads: int | None = None
+    batch: int = 1
 
     def differences(self, new: Run) -> list[str]:
         """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""
         old_keys, new_keys = _decisive(self), _decisive(new)
-        shared = [key for key in old_keys if key in new_keys or not key.startswith("methods.")]
-        added = [key for key in new_keys if key not in old_keys and not key.startswith("methods.")]
+        shared = [key for key in old_keys if key in new_keys or not key.startswith(_MAY_LACK)]
+        added = [key for key in new_keys if key not in old_keys and not key.startswith(_MAY_LACK)]
         return [
             f"{key}: {_short(old_keys.get(key))} -> {_short(new_keys.get(key))}"
             for key in [*shared, *added]
@@ -97,6 +109,10 @@ class Run:
         return replace(self, methods={**self.methods, **new.methods}, samples=samples)
 
 
+_MAY_LACK = ("methods.", "threads")
+"""What decides edits where both runs have it: methods may be added, and early runs did not note their threads."""
+
+
 def _decisive(run: Run) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "dataset.fingerprint": run.dataset["fingerprint"],
@@ -105,7 +121,10 @@ def _decisive(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "dtype": run.dtype,
         "device": run.device,
+        "batch": run.batch,
     }
+    if run.threads is not None:
+        keys["threads"] = run.threads
     keys |= {f"backbone.weights.{part}": digest for part, digest in run.backbone["weights"].items()}
     # How costs are measured decides no picture.
     keys |= {f"protocol.{key}": run.protocol[key] for key in ("images", "masks")}
@@ -131,11 +150,13 @@ class Edit:
         params: every parameter of the method, and what its ``inputs`` says of files that it read.
         seed: that the editor was given.
         seconds: wall time of the edit, without the inversion that the methods of a sample share.
-        inversion_seconds: wall time of that inversion if this method used it, else 0.
+        inversion_seconds: wall time of that inversion if this method used it, else 0; from the cache: when it was made.
+        inversion: whether it was ``computed`` for this edit, ``shared`` with one before it, ``cached``, or not used.
         peak_memory_mib: highest memory during the edit, or None where it cannot be measured.
         error, traceback: of a failed edit.
         image_sha256: of the PNG file.
         versions: of the packages that made it.
+        processor: name of the processor or graphics card that made it.
     """
 
     method: str
@@ -145,11 +166,13 @@ class Edit:
     seed: int
     seconds: float = 0.0
     inversion_seconds: float = 0.0
+    inversion: Inversion = ""
     peak_memory_mib: float | None = None
     error: str | None = None
     traceback: str | None = None
     image_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    processor: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,9 +185,9 @@ class Task:
     id: str
     target_prompt: str
     object_prompt: str = ""
-    altered: str = "foreground"
+    altered: Altered = "foreground"
     retain_object: bool = False
-    kind: str = "replace"
+    kind: Kind = "replace"
     source_prompt: str | None = None
     caption_by: str | None = None
     several_objects: bool = False
@@ -186,7 +209,7 @@ class Store:
         Raises:
             UserError: there is no run in the folder, or its ``run.json`` cannot be understood.
         """
-        folder = Path(folder)
+        folder = place(folder)
         path = folder / "run.json"
         if not path.is_file():
             raise UserError(f"{folder} is not the folder of a run: it has no run.json")
@@ -205,7 +228,7 @@ class Store:
         Raises:
             UserError: the folder holds something else, or a run that differs in what decides its edits.
         """
-        folder = Path(folder)
+        folder = place(folder)
         if (folder / "run.json").is_file():
             store = cls.open(folder)
             if differences := store.run.differences(run):
@@ -223,7 +246,7 @@ class Store:
                     " give an empty or new folder with --out"
                 )
             store = cls(folder, run)
-        for part in folder.rglob("*.part"):  # what a killed process left half written
+        for part in () if is_remote(folder) else folder.rglob("*.part"):  # what a killed process left half written
             part.unlink()
         write_json(folder / "run.json", asdict(store.run))
         return store
@@ -245,8 +268,8 @@ class Store:
 
     # writing --------------------------------------------------------------------------------------------------------
 
-    def write_edit(self, edit: Edit, image: Image.Image | None = None) -> None:
-        """Store a record and, if the edit is ok, its picture.
+    def write_edit(self, edit: Edit, image: Image.Image | bytes | None = None) -> None:
+        """Store a record and, if the edit is ok, its picture: an image, or the bytes of its PNG file.
 
         The record comes last: an edit is there when its record says so.
         """
@@ -272,8 +295,8 @@ class Store:
 
     # reading --------------------------------------------------------------------------------------------------------
 
-    def read_edit(self, method: str, sample: str) -> Edit | None:
-        """The record of an edit, or None if there is none.
+    def read_edit(self, method: str, sample: str, check: bool = True) -> Edit | None:
+        """The record of an edit, or None if there is none; ``check`` reads its picture too.
 
         Raises:
             Damaged: the record cannot be read, or its picture is not the one that was written.
@@ -285,9 +308,16 @@ class Store:
         edit = _record(Edit, data, path.with_suffix(".json"))
         if (edit.method, edit.sample) != (method, sample):
             raise Damaged(f"{path.with_suffix('.json')} is the record of {edit.method}, {edit.sample}")
-        if edit.status == "ok":
+        if check and edit.status == "ok":
             _check(path, edit.image_sha256)
         return edit
+
+    def made_at(self, method: str, sample: str) -> float:
+        """When the record of an edit was written, seconds since the epoch; 0 if there is none."""
+        try:
+            return modified(self.edit_path(method, sample).with_suffix(".json"))
+        except FileNotFoundError:
+            return 0.0
 
     def is_done(self, method: str, sample: str) -> bool:
         """Whether the edit is there, succeeded and is whole."""
@@ -322,17 +352,27 @@ class Store:
 
     def edits(self) -> tuple[list[Edit], list[str]]:
         """All records, by method and then sample in the run's order, and a line for each that is damaged."""
-        found: list[Edit] = []
-        damaged: list[str] = []
-        for method in self.run.methods:
-            for sample in self.run.samples:
-                try:
-                    edit = self.read_edit(method, sample)
-                except Damaged as error:
-                    damaged.append(str(error))
-                else:
-                    found += [edit] if edit else []
-        return found, damaged
+
+        def read(key: tuple[str, str]) -> Edit | str | None:
+            try:
+                return self.read_edit(*key)
+            except Damaged as error:
+                return str(error)
+
+        keys = [(method, sample) for method in self.run.methods for sample in self.run.samples]
+        read_all = at_once(read, keys)
+        return [one for one in read_all if isinstance(one, Edit)], [one for one in read_all if isinstance(one, str)]
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Work on every item, on threads: reading waits for disks and networks, and hashing leaves Python to others."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(work, items))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture of a store, wherever that is."""
+    return Image.open(io.BytesIO(path.read_bytes()))
 
 
 def slug(label: str) -> str:
@@ -345,29 +385,80 @@ def slug(label: str) -> str:
     return safe
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a run's folder, and since when (seconds since the epoch)."""
+
+    pid: int
+    host: str
+    since: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder alone; the lock goes with the process, however that ends.
+    """Hold a run's folder alone; the lock goes with the process, however that ends (a remote one's: soon after).
 
     Raises:
         UserError: another process works in the folder, or it cannot be made.
     """
-    folder = Path(folder)
+    folder = place(folder)
+    me = Holder(os.getpid(), platform.node(), time.time())
+    if is_remote(folder):
+        with contextlib.ExitStack() as stack:
+            try:
+                with _writing(folder):
+                    stack.enter_context(held(folder / ".lock", asdict(me)))
+            except BlockingIOError:
+                raise _taken(folder) from None
+            yield
+        return
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise UserError(f"another process (pid {holder}) is working in {folder}; wait for it to end") from None
+        for patience in (0.05, 0.2, None):  # whoever looks who holds the lock has it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience is None:
+                    raise _taken(folder) from None
+                time.sleep(patience)
         with contextlib.suppress(OSError):  # only a note for whoever meets the lock; a full disk is met later
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(json.dumps(asdict(me)))
             lock.flush()
         yield
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(f"{_note(folder) or 'another process'} is working in {folder}; wait for it to end")
+
+
+def holder(folder: str | Path) -> Holder | None:
+    """Who works in a run's folder at the moment, or None; of a remote one, who has not said that it is done."""
+    folder = place(folder)
+    if is_remote(folder):
+        return _note(folder)
+    try:
+        with (folder / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _note(folder) or Holder(0, "an unknown machine", time.time())
+    return None
+
+
+def _note(folder: Path) -> Holder | None:
+    """What the holder of the lock has noted in it."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        noted = json.loads((folder / ".lock").read_text(encoding="utf-8"))
+        return Holder(**{name: noted[name] for name in ("pid", "host", "since")})
+    return None
 
 
 # files ----------------------------------------------------------------------------------------------------------------
@@ -380,6 +471,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         DiskFull: there is no room; nothing of the file is left.
         UserError: the file cannot be written for another reason.
     """
+    if is_remote(path):
+        with _writing(path):
+            put(path, data)
+        return
     part = path.with_name(f"{path.name}.part")
     with _writing(path):
         try:
@@ -396,6 +491,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except BlockingIOError:
+        raise
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise DiskFull(
@@ -409,12 +506,18 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def write_png(path: Path, image: Image.Image) -> str:
-    """Write a picture as PNG; returns the sha256 of the file."""
+def encode_png(image: Image.Image) -> bytes:
+    """The PNG file of a picture."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Image.Image | bytes) -> str:
+    """Write a picture, or the bytes of its PNG file; returns the sha256 of the file."""
+    data = image if isinstance(image, bytes) else encode_png(image)
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -454,6 +557,6 @@ def _check(path: Path, sha256: str | None) -> None:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+        raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     if found != sha256:
         raise Damaged(f"{path} has changed since it was written")

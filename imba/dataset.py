@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imba.errors import UserError
-from imba.sample import Altered, Kind, Sample, read_picture
+from imba.remote import fetch
+from imba.sample import Altered, Kind, Sample
 
 if TYPE_CHECKING:
     import datasets
@@ -161,13 +162,15 @@ class Dataset:
 
 
 def load(name_or_path: str | Path) -> Dataset:
-    """Load ``pocket`` (the embedded benchmark) or a folder in the authors' layout.
+    """Load ``pocket`` (the embedded benchmark) or a folder in the authors' layout, here or at any URL of fsspec's.
 
     Reads ``data.json`` and looks for the files it names; pixels are read by :func:`validate` and by the samples.
 
     Raises:
         UserError: there is no such folder, or its ``data.json`` is missing, is not JSON or is not a list.
     """
+    if "://" in str(name_or_path):
+        name_or_path = fetch(str(name_or_path))
     root = POCKET if str(name_or_path) == "pocket" else Path(name_or_path).expanduser()
     raw = read_records(root / "data.json", name_or_path)
     root = root.resolve()
@@ -480,7 +483,8 @@ def _look(root: Path, sample: Sample, seen: dict[object, tuple[tuple[int, int], 
                 report("warning", sample.image, what, "Save it upright if it shows lying, and its mask with it")
     if sample.truth is not None:
         try:
-            if size not in (None, read_picture(sample.truth, "truth").size):
+            truth = sample.read_truth()
+            if truth is not None and size not in (None, truth.size):
                 report("warning", sample.truth, "the truth has another size than the image", "Render it again")
         except UserError:
             report("warning", sample.truth, f"the truth {damaged}", again)

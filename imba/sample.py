@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,9 @@ class Sample:
         kind: the kind of edit.
         source_prompt: a caption of the source, where the data set has one.
         several_objects: whether the image shows several objects of which one is edited.
-        truth: the picture that the edit should have led to, which only a rendered data set can know.
+        truth: the picture that the edit should have led to, as a file or in memory; only a rendered data set knows it.
         caption_by: the captioner that wrote ``source_prompt``, or None if the data set has it.
+        file_name: of the image where it has been read into memory, else empty.
     """
 
     id: str
@@ -50,8 +51,9 @@ class Sample:
     kind: Kind = "replace"
     source_prompt: str | None = None
     several_objects: bool = False
-    truth: Path | None = None
+    truth: Path | Image.Image | None = None
     caption_by: str | None = None
+    file_name: str = ""
 
     def read_image(self) -> Image.Image:
         """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.
@@ -75,20 +77,42 @@ class Sample:
         Raises:
             UserError: there is no mask, or its file is missing or damaged.
         """
-        if self.mask is None:
-            raise UserError(f"sample {self.id} has no mask. Draw one: a PNG of the image's size, white on the object.")
-        if isinstance(self.mask, Path):
-            stored = read_picture(self.mask, f"sample {self.id}: mask")
-            # A palette's indices say nothing about its colours.
-            values = np.asarray(stored.convert("RGB") if stored.mode == "P" else stored)
-        else:
-            values = np.asarray(self.mask)
+        values = self._mask_values()
         if values.ndim == 3:
             values = values[..., 1 if values.shape[2] > 3 else 0]
         if values.ndim != 2:
             raise UserError(f"sample {self.id}: a mask is an array (H, W), and this one has shape {values.shape}.")
         inside: np.ndarray = values != 0
         return ~inside if self.altered == "background" else inside
+
+    def _mask_values(self) -> np.ndarray:
+        if self.mask is None:
+            raise UserError(f"sample {self.id} has no mask. Draw one: a PNG of the image's size, white on the object.")
+        if not isinstance(self.mask, Path):
+            return np.asarray(self.mask)
+        stored = read_picture(self.mask, f"sample {self.id}: mask")
+        # A palette's indices say nothing about its colours.
+        return np.asarray(stored.convert("RGB") if stored.mode == "P" else stored)
+
+    def read_truth(self) -> Image.Image | None:
+        """The picture that the edit should have led to as RGB, or None where it is not known.
+
+        Raises:
+            UserError: the file is missing, damaged or cut short.
+        """
+        if self.truth is None or isinstance(self.truth, Image.Image):
+            return self.truth and self.truth.convert("RGB")
+        return read_picture(self.truth, f"sample {self.id}: truth").convert("RGB")
+
+    def loaded(self) -> Sample:
+        """The same sample with its pictures in memory: it can be sent to a machine that does not have the files.
+
+        Raises:
+            UserError: one of its files is missing, damaged or cut short.
+        """
+        mask = None if self.mask is None else self._mask_values()
+        name = self.image.name if isinstance(self.image, Path) else self.file_name
+        return replace(self, image=self.read_image(), mask=mask, truth=self.read_truth(), file_name=name)
 
 
 # Pillow raises any of these on damage, depending on the format and on where the file breaks off.

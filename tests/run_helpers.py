@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +87,32 @@ class Broken(_Base):
     def edit(self, sample: Sample, source: Any, seed: int) -> Image.Image:
         if self.on in sample.id:
             raise RuntimeError("no such luck")
+        return source.image.copy()
+
+
+@dataclass(frozen=True)
+class Poison(_Base):
+    """Raises, hangs, or kills its process on the samples whose id is given; notes each try in a folder."""
+
+    name: ClassVar[str] = "poison"
+    raises: str = parameter("", "id of the sample that it fails on", "the test")
+    hangs: str = parameter("", "id of the sample that it never comes back from", "the test")
+    kills: str = parameter("", "id of the sample that it kills its process on", "the test")
+    times: int = parameter(99, "how often it does so", "the test")
+    notes: str = parameter("", "folder that each try leaves a file in", "the test")
+    delay: float = parameter(0.0, "seconds that an edit takes", "the test")
+
+    def edit(self, sample: Sample, source: Any, seed: int) -> Image.Image:
+        tries = len(list(Path(self.notes).glob(f"{sample.id}-*")))
+        (Path(self.notes) / f"{sample.id}-{tries}").touch()
+        time.sleep(self.delay)
+        if tries < self.times:
+            if sample.id == self.raises:
+                raise RuntimeError("no such luck")
+            if sample.id == self.hangs:
+                time.sleep(600)
+            if sample.id == self.kills:
+                os.kill(os.getpid(), signal.SIGKILL)
         return source.image.copy()
 
 

@@ -157,6 +157,7 @@ def test_failed_edits_are_listed_and_exit_with_1(started):
     assert code == 1
     assert "1 edits failed" in err and "broken:on=p1 on p1" in err and "no such luck" in err
     assert "CLIPScore" in out
+    assert "Note: broken:on=p1 failed on p1-a-red-thing (RuntimeError: no such luck)" in out
 
 
 def test_interrupted_runs_say_how_to_go_on(started, monkeypatch):

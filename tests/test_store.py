@@ -180,8 +180,8 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path):
     process = context.Process(target=_hold, args=(tmp_path, ready, done))
     process.start()
     try:
-        assert ready.wait(20)
-        with pytest.raises(UserError, match=f"pid {process.pid}"), locked(tmp_path):
+        assert ready.wait(120)
+        with pytest.raises(UserError, match=f"process {process.pid} on "), locked(tmp_path):
             pass
     finally:
         done.set()
