@@ -53,7 +53,7 @@ def train(
         pipeline = unet.train(
             work / "unet",
             autoencoder,
-            tokenizer.build(),
+            tokenizer.build() if begin is None else begin.tokenizer,
             steps=steps or 5200,
             scenes=scenes,
             lr=lr or 6e-4,
