@@ -35,6 +35,10 @@ class AttentionControl:
         """Queries (lanes, heads, tokens, D), keys and values (lanes, heads, words, D) -> output like the queries."""
         return scaled_dot_product_attention(q, k, v)
 
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        """Latents of source and target (1, C, h, w) that a step has led to -> the target's, to go on with."""
+        return target
+
 
 class _Processor:
     """Attention processor of one layer: projections as in diffusers' AttnProcessor2_0, the rest left to the control."""

@@ -19,6 +19,7 @@ from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
 from cpam.refinement import Refinement, enlarge
+from cpam.removal import background_noise, touched
 from cpam.sampling import sample as denoise
 from cpam.source import Source
 from imba.sample import Kind, Sample
@@ -35,7 +36,12 @@ class PreservingControl(AttentionControl):
         refinement: how M_t follows the generated object, or None to keep it.
         normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
         seed: of that draw.
+
+    Attributes:
+        hold: where the target keeps the source's latents at every step, bool (h, w), or None for nowhere.
     """
+
+    hold: Tensor | None = None
 
     def __init__(
         self,
@@ -73,6 +79,9 @@ class PreservingControl(AttentionControl):
         if not self.localization:
             return scaled_dot_product_attention(q, k, v)
         return localize(q, k, v, self._region(q.shape[2]))
+
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        return target if self.hold is None else torch.where(self.hold, source, target)
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
@@ -124,6 +133,12 @@ class CPAM:
     refine_words: Literal["prompt", "object"] = parameter(
         "prompt", "words whose attention counts: all of P_t or the object prompt's", "authors' release"
     )
+    remove_noise: Literal["background", "inverted"] = parameter(
+        "background", "z_T where an object is removed: drawn from the background around it, or as inverted", "ours"
+    )
+    remove_hold: bool = parameter(
+        True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
+    )
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Algorithm 1.
@@ -132,8 +147,16 @@ class CPAM:
             UserError: the sample has no mask or an empty one.
         """
         control = self.control(sample, source, seed)
+        trajectory, start = source.trajectory, None
+        if sample.kind == "remove":
+            noise = trajectory.latents[-1]
+            hole = touched(control.mask_source, (noise.shape[-2], noise.shape[-1]))
+            if self.remove_noise == "background":
+                start = background_noise(noise, hole, seed)
+            if self.remove_hold:
+                control.hold = ~hole
         latents = denoise(
-            source.backbone, source.trajectory, sample.target_prompt, guidance=self.guidance, control=control
+            source.backbone, trajectory, sample.target_prompt, guidance=self.guidance, control=control, start=start
         )
         return source.backbone.decode(latents)
 
@@ -193,6 +216,12 @@ class CPAMRelease(CPAM):
         7, "first self-attention layer, from 0, that keeps a retained object", "authors' release"
     )
     normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
+    remove_noise: Literal["background", "inverted"] = parameter(
+        "inverted", "z_T where an object is removed: drawn from the background around it, or as inverted", "Algorithm 1"
+    )
+    remove_hold: bool = parameter(
+        False, "outside a removed object, keep the source's latents at every step", "Algorithm 1"
+    )
 
 
 @dataclass

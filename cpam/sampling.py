@@ -22,6 +22,7 @@ def sample(
     control: AttentionControl | None = None,
     follow: bool = True,
     negative_prompt: str = "",
+    start: Tensor | None = None,
 ) -> Tensor:
     """Denoise z_T towards a prompt beside its source (Algorithm 1), under classifier-free guidance.
 
@@ -30,22 +31,23 @@ def sample(
 
     Args:
         backbone: the model.
-        trajectory: the source's inversion; z_T starts the target.
+        trajectory: the source's inversion.
         prompt: P_t.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
         control: what to do inside attention.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
         negative_prompt: what the :data:`NULL` lane is conditioned on.
+        start: where the target starts, (1, C, h, w); the source's z_T if left out.
 
     Returns:
         The edited latents z_0, (1, C, h, w) float32.
     """
     null, text = backbone.embed(negative_prompt), backbone.embed(prompt)
     if control is None:
-        return _loop(backbone, trajectory, torch.cat([null, text]), guidance, None, follow)
+        return _loop(backbone, trajectory, torch.cat([null, text]), guidance, None, follow, start)
     embeddings = torch.cat([backbone.embed(""), null, text])
     with controlled(backbone.unet, control):
-        return _loop(backbone, trajectory, embeddings, guidance, control, follow)
+        return _loop(backbone, trajectory, embeddings, guidance, control, follow, start)
 
 
 def _loop(
@@ -55,22 +57,23 @@ def _loop(
     guidance: float,
     control: AttentionControl | None,
     follow: bool,
+    start: Tensor | None,
 ) -> Tensor:
     schedule = trajectory.schedule
-    source = target = trajectory.latents[-1]
+    source = trajectory.latents[-1]
+    target = source if start is None else start
     levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
     for step, (timestep, alpha, previous_alpha) in enumerate(levels):
         if control is None:
             null, text = backbone.predict(torch.cat([target, target]), timestep, embeddings).chunk(2)
         else:
             control.step = step
-            if follow:
-                source = trajectory.at(step)
             noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
             own, null, text = noise.chunk(3)
-            if not follow:
-                source = ddim(source, own, alpha, previous_alpha)
+            source = trajectory.at(step + 1) if follow else ddim(source, own, alpha, previous_alpha)
         target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
+        if control is not None:
+            target = control.after_step(source, target)
     return target
 
 

@@ -362,6 +362,7 @@ def _quiet() -> None:
 
 
 app.command()(cli_tables.table)
+app.command()(cli_tables.truth)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_pocket.app, name="pocket")
 app.add_typer(cli_study.app, name="study")
