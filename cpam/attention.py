@@ -2,7 +2,7 @@
 
 Every attention-based editor is an :class:`AttentionControl` and a few lines: the control gets the queries, keys and
 values of each attention layer, with the layer's index and the step, and returns what the layer gives out.  It may also
-change what other parts of the UNet give out, and the target's latents between two steps.
+change what other parts of the UNet give out, what the target starts from, and its latents between two steps.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class AttentionControl:
         """What is changed outside attention: module of the UNet -> function of its output (lanes, ...)."""
         return {}
 
+    def start(self, noise: Tensor) -> Tensor:
+        """The source's z_T, (1, C, h, w) -> what the target starts from."""
+        return noise
+
     def after_step(self, source: Tensor, target: Tensor) -> Tensor:
         """Latents of source and target (1, C, h, w) that a step has led to -> the target's, to go on with."""
         return target
@@ -70,6 +74,9 @@ class Together(AttentionControl):
         for lanes, control in self._each():
             output[lanes] = control.cross_attention(q[lanes], k[lanes], v[lanes], layer)
         return output
+
+    def start(self, noise: Tensor) -> Tensor:
+        return torch.cat([control.start(noise[lanes]) for lanes, control in self._each()])
 
     def after_step(self, source: Tensor, target: Tensor) -> Tensor:
         return torch.cat([control.after_step(source[lanes], target[lanes]) for lanes, control in self._each()])

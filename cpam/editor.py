@@ -20,6 +20,7 @@ from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
 from cpam.refinement import Refinement, enlarge
+from cpam.removal import Removal
 from cpam.source import Source, denoise_sources
 from imba.sample import Kind, Sample
 
@@ -35,6 +36,7 @@ class PreservingControl(AttentionControl):
         refinement: how M_t follows the generated object, or None to keep it.
         normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
         seed: of that draw.
+        removal: what is done to the latents where an object is removed.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class PreservingControl(AttentionControl):
         refinement: Refinement | None = None,
         normal_layers: float = 0.0,
         seed: int = 0,
+        removal: Removal | None = None,
     ):
         self.mask_source, self.mask_target = mask_source, mask_target
         self.retain, self.start_step, self.start_layer = retain, start_step, start_layer
         self.preservation, self.localization = preservation, localization
         self.refinement, self.normal_layers = refinement, normal_layers
+        self.removal = removal
         self._seed = seed
         self._regions: dict[int, Region] = {}
 
@@ -73,6 +77,12 @@ class PreservingControl(AttentionControl):
         if not self.localization:
             return scaled_dot_product_attention(q, k, v)
         return localize(q, k, v, self._region(q.shape[2]))
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise if self.removal is None else self.removal.start(noise)
+
+    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
+        return target if self.removal is None else self.removal.after_step(source, target)
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
@@ -124,6 +134,12 @@ class CPAM:
     refine_words: Literal["prompt", "object"] = parameter(
         "prompt", "words whose attention counts: all of P_t or the object prompt's", "authors' release"
     )
+    remove_noise: Literal["background", "inverted"] = parameter(
+        "background", "z_T where an object is removed: drawn from the background around it, or as inverted", "ours"
+    )
+    remove_hold: bool = parameter(
+        True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
+    )
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Algorithm 1.
@@ -145,9 +161,11 @@ class CPAM:
         backbone = source.backbone
         mask = source_mask(sample, source)
         first = target_mask(mask, sample.kind, self.shape, self.margin)
+        altered = torch.from_numpy(mask).to(backbone.device)
+        removal = Removal(altered, self.remove_noise, self.remove_hold, seed) if sample.kind == "remove" else None
         follows = self.refine and sample.kind in ("replace", "pose")
         return PreservingControl(
-            torch.from_numpy(mask).to(backbone.device),
+            altered,
             torch.from_numpy(first).to(backbone.device),
             # A background edit's M_t is the background itself, which must be free to change.
             retain=sample.retain_object and sample.kind != "background",
@@ -158,6 +176,7 @@ class CPAM:
             refinement=self._refinement(sample, backbone) if follows else None,
             normal_layers=self.normal_layers,
             seed=seed,
+            removal=removal,
         )
 
     def _refinement(self, sample: Sample, backbone: Backbone) -> Refinement:
@@ -196,6 +215,12 @@ class CPAMRelease(CPAM):
         7, "first self-attention layer, from 0, that keeps a retained object", "authors' release"
     )
     normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
+    remove_noise: Literal["background", "inverted"] = parameter(
+        "inverted", "z_T where an object is removed: drawn from the background around it, or as inverted", "Algorithm 1"
+    )
+    remove_hold: bool = parameter(
+        False, "outside a removed object, keep the source's latents at every step", "Algorithm 1"
+    )
 
 
 @dataclass

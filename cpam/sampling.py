@@ -35,9 +35,9 @@ def sample(
 
     Args:
         backbone: the model.
-        trajectory: the source's inversion; z_T starts the target.  Several samples may be edited at once, each with
-            its prompt: then it holds their trajectories together, every lane is B samples wide, and a control must be
-            :class:`cpam.attention.Together`.
+        trajectory: the source's inversion; its z_T starts the target, unless a control has another start.  Several
+            samples may be edited at once, each with its prompt: then it holds their trajectories together, every lane
+            is B samples wide, and a control must be :class:`cpam.attention.Together`.
         prompt: P_t, or that of each sample.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
         control: what to do inside the denoiser and between steps.
@@ -52,7 +52,8 @@ def sample(
     wanted = torch.cat([backbone.embed(one) for one in ([prompt] if isinstance(prompt, str) else prompt)])
     described = backbone.embed(source_prompt).expand_as(wanted)
     nulls = [backbone.embed(negative)] * len(schedule) if isinstance(negative, str) else negative
-    source = target = trajectory.at(0)
+    source = trajectory.at(0)
+    target = source if control is None else control.start(source)
     with nullcontext() if control is None else controlled(backbone.unet, control):
         for step, (timestep, alpha, previous_alpha) in enumerate(schedule.levels()):
             if control is None:

@@ -492,6 +492,7 @@ def _file_name(name: str) -> str:
 
 
 app.command()(cli_tables.table)
+app.command()(cli_tables.truth)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_pocket.app, name="pocket")
 app.add_typer(cli_study.app, name="study")

@@ -52,3 +52,24 @@ def table(
         typer.echo(f"{out}")
     else:
         typer.echo(text, nl=False)
+
+
+def truth(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a scored run.")]) -> None:
+    """How near edits come to what they should have led to, a row a kind of edit and method; only for rendered data.
+
+    LPIPS to the truth of the edit and of the untouched source, and the share of samples that inside the mask are closer
+    to the truth than to the source.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.truth import by_kind
+
+    shown = Table()
+    for title in ("kind", "method", "n", "LPIPS (truth)", "of the source", "closer to the truth"):
+        shown.add_column(title, justify="left" if title in ("kind", "method") else "right")
+    for row in by_kind(folder).to_dict("records"):
+        source = "–" if row["lpips_source"] != row["lpips_source"] else f"{row['lpips_source']:.4f}"
+        cells = (row["kind"], row["method"], str(row["n"]), f"{row['lpips_truth']:.4f}", source)
+        shown.add_row(*cells, f"{row['closer']:.0%}")
+    Console(highlight=False).print(shown)

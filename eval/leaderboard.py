@@ -26,8 +26,8 @@ _NAMED = 20
 """How many failed edits of a method a note names."""
 
 _COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
-_TITLES = {"clip_score": "CLIPScore ↑", "lpips_background": "LPIPS (background) ↓"}
-_DIGITS = {"clip_score": 2, "lpips_background": 4}
+_TITLES = {"clip_score": "CLIPScore ↑", "lpips_background": "LPIPS (background) ↓", "lpips_truth": "LPIPS (truth) ↓"}
+_DIGITS = {"clip_score": 2, "lpips_background": 4, "lpips_truth": 4}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def require_comparable(stores: Sequence[Store], protocols: Sequence[dict[str, An
 
 def render(board: Leaderboard) -> Group:
     """The leaderboard for a terminal."""
-    shown = [metric for metric in SHOWN if metric in board.rows]
+    # Where a data set knows what its edits should have led to, that is worth a column of the terminal's too.
+    shown = [metric for metric in (*SHOWN, "lpips_truth") if metric in board.rows and board.rows[f"{metric}_n"].any()]
     table = Table(title=board.title, title_justify="left", title_style="bold")
     table.add_column("method", overflow="fold")
     table.add_column("n", justify="right")

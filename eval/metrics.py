@@ -108,6 +108,15 @@ METRICS: dict[str, Metric] = {
             "as LPIPS (truth), spatial: distance map averaged over the alteration mask",
             "lpips",
         ),
+        Metric(
+            "lpips_truth_gain",
+            "LPIPS to source less LPIPS to truth (altered region)",
+            "higher",
+            "",
+            "spatial LPIPS v0.1 of edit and source less that of edit and truth, both averaged over the alteration mask;"
+            " above 0 the edit is closer to the truth than to the source",
+            "lpips",
+        ),
     )
 }
 """Every metric of a picture; what an edit costs (seconds, memory) is in its record."""
@@ -201,7 +210,7 @@ def measure(batch: Batch, names: Sequence[str], models: Models) -> dict[str, lis
             values[name] = _where(has_background, mse(a, b))
         elif name == "ssim_background":
             values[name] = _where(has_background, ssim(a, b))
-        elif name in ("lpips_truth", "lpips_truth_region"):
+        elif name in ("lpips_truth", "lpips_truth_region", "lpips_truth_gain"):
             if not bool(has_truth.any()):
                 values[name] = torch.full((len(edit),), float("nan"))
                 continue
@@ -210,6 +219,8 @@ def measure(batch: Batch, names: Sequence[str], models: Models) -> dict[str, lis
                 values[name] = _where(has_truth, lpips_whole(models.lpips, truth, edit))
             else:
                 within = lpips_within(models.lpips_spatial, truth, edit, region)
+                if name == "lpips_truth_gain":
+                    within = lpips_within(models.lpips_spatial, source, edit, region) - within
                 values[name] = _where(has_truth & has_region, within)
         else:
             raise KeyError(name)

@@ -89,7 +89,8 @@ def _add(scene: Scene, hat: Hat) -> Task:
     return Task(_slug(f"add {scene.items[0].name} {hat}"), "add", scene, _with(scene, 0, hat=hat), 0, f"a {hat}")
 
 
-def _remove(scene: Scene, index: int) -> Task:
+def removal(scene: Scene, index: int) -> Task:
+    """The task of removing an item of a scene."""
     gone = scene.items[index]
     truth = dataclasses.replace(scene, items=scene.items[:index] + scene.items[index + 1 :])
     return Task(_slug(f"remove {gone.name}"), "remove", scene, truth, index, describe(gone, sizes=False))
@@ -112,10 +113,10 @@ TASKS: tuple[Task, ...] = (
     _add(Scene("room", 20_000_018, (Item("cat", 0.50, 0.94, 76, flip=True),)), "top hat"),
     _add(Scene("snow", 20_000_019, (Item("bus", 0.50, 0.92, 76),)), "cap"),
     _add(Scene("night", 20_000_020, (Item("duck", 0.48, 0.92, 74, flip=True),)), "crown"),
-    _remove(Scene("meadow", 20_000_021, (Item("dog", 0.27, 0.90, 54), Item("car", 0.73, 0.90, 56))), 1),
-    _remove(Scene("room", 20_000_022, (Item("cake", 0.27, 0.92, 50), Item("cat", 0.73, 0.90, 56))), 0),
-    _remove(Scene("desert", 20_000_023, (Item("elephant", 0.28, 0.92, 56), Item("mushroom", 0.74, 0.90, 50))), 1),
-    _remove(Scene("night", 20_000_024, (Item("pig", 0.27, 0.90, 54), Item("soccer ball", 0.73, 0.92, 50))), 0),
+    removal(Scene("meadow", 20_000_021, (Item("dog", 0.27, 0.90, 54), Item("car", 0.73, 0.90, 56))), 1),
+    removal(Scene("room", 20_000_022, (Item("cake", 0.27, 0.92, 50), Item("cat", 0.73, 0.90, 56))), 0),
+    removal(Scene("desert", 20_000_023, (Item("elephant", 0.28, 0.92, 56), Item("mushroom", 0.74, 0.90, 50))), 1),
+    removal(Scene("night", 20_000_024, (Item("pig", 0.27, 0.90, 54), Item("soccer ball", 0.73, 0.92, 50))), 0),
     _replace(Scene("beach", 20_000_025, (Item("apple", 0.28, 0.92, 54), Item("lemon", 0.73, 0.90, 52))), "orange", 0),
     _replace(
         Scene("snow", 20_000_026, (Item("teddy bear", 0.27, 0.92, 56), Item("duck", 0.73, 0.92, 54))), "penguin", 1

@@ -19,6 +19,7 @@ from cpam.editor import CPAM, CPAMPipeline, CPAMRelease
 from cpam.localization import localize
 from cpam.masks import target_mask
 from cpam.preservation import preserve, region
+from cpam.removal import background_noise, touched
 from cpam.source import Source
 from imba.errors import UserError
 from imba.sample import Kind
@@ -232,3 +233,54 @@ def test_v_prediction_is_turned_into_noise(backbone: Backbone) -> None:
     finally:
         backbone.pipeline.scheduler.register_to_config(prediction_type=config.prediction_type)
     assert torch.allclose(turned, alpha**0.5 * plain + (1 - alpha) ** 0.5 * latents, atol=1e-5)
+
+
+# removal -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_noise_of_a_removed_object_comes_from_the_background_around_it() -> None:
+    noise = torch.arange(256.0).reshape(1, 1, 16, 16).repeat(1, 4, 1, 1)
+    hole = torch.zeros(16, 16, dtype=torch.bool)
+    hole[10:14, 2:7] = True
+    filled = background_noise(noise, hole, seed=1)
+    assert torch.equal(filled[..., ~hole], noise[..., ~hole])
+    drawn = filled[0, 0, hole].long()
+    assert not hole.flatten()[drawn].any()
+    assert len(set(drawn.tolist())) > 10
+    # 15 % of 256 positions: nothing from the other end of the picture.
+    assert (drawn // 16).min() >= 5 and (drawn % 16).max() <= 12
+    assert torch.equal(filled, background_noise(noise, hole, seed=1))
+    assert not torch.equal(filled, background_noise(noise, hole, seed=2))
+    with pytest.raises(UserError, match="fills the picture"):
+        background_noise(noise, torch.ones_like(hole), seed=1)
+
+
+def test_a_latent_that_covers_any_of_the_mask_is_touched() -> None:
+    mask = torch.zeros(128, 128, dtype=torch.bool)
+    mask[7:9, 30] = True
+    assert touched(mask, (16, 16)).nonzero().tolist() == [[0, 3], [1, 3]]
+
+
+def test_removal_keeps_the_latents_around_the_object(backbone: Backbone) -> None:
+    sample = make_sample(kind="remove")
+    source = Source(sample, backbone, STEPS)
+    hole = touched(torch.from_numpy(source.mask), (16, 16))
+
+    def latents(editor: CPAM) -> Tensor:
+        kept: list[Tensor] = []
+        decode = backbone.decode
+        backbone.decode = lambda z: kept.append(z) or decode(z)  # type: ignore[method-assign, func-returns-value]
+        try:
+            editor.edit(sample, source, 3)
+        finally:
+            del backbone.decode
+        return kept[0]
+
+    edited = latents(CPAM())
+    assert torch.equal(edited[..., ~hole], source.latents[..., ~hole])
+    assert not torch.allclose(edited[..., hole], source.latents[..., hole], atol=0.1)
+    assert not torch.equal(latents(CPAM(remove_hold=False))[..., ~hole], source.latents[..., ~hole])
+    # The release's removal is Algorithm 1 from the inverted noise, as it was.
+    plain = latents(CPAM(remove_noise="inverted", remove_hold=False, normal_layers=0.0, start_layer=7))
+    assert torch.equal(latents(CPAMRelease()), plain)
+    assert not torch.equal(edited, latents(CPAM(remove_noise="inverted")))

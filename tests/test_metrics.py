@@ -144,7 +144,7 @@ def test_no_background_is_nan_and_no_error(models):
 def test_no_region_and_no_truth_are_nan(models):
     values = _one(_batch(picture(1), mask=np.zeros((64, 64), bool)), models)
     undefined = {name for name, value in values.items() if math.isnan(value)}
-    assert undefined == {"clip_score_region", "lpips_truth", "lpips_truth_region"}
+    assert undefined == {"clip_score_region", "lpips_truth", "lpips_truth_region", "lpips_truth_gain"}
 
 
 def test_a_batch_measures_as_its_members_alone(models):
