@@ -17,12 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval import cli_data, cli_pocket, cli_tables
+from eval import cli_ablate, cli_data, cli_pocket, cli_tables
+from eval.options import Clip, Device
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cpam.editing import Editor
     from eval.leaderboard import Leaderboard
+    from eval.runner import Failure
+    from imba.dataset import Dataset
+    from imba.sample import Sample
 
 app = typer.Typer(
     name="cpam-bench",
@@ -36,19 +43,6 @@ app = typer.Typer(
 
 RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
-
-Device = Annotated[
-    str | None,
-    typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),
-]
-Clip = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SCORER",
-        help="CLIP for CLIPScore: pocket, MODEL/PRETRAINED as open_clip names them, or local-dir:FOLDER.",
-        show_default="pocket for the pocket data set, else ViT-L-14/openai",
-    ),
-]
 
 
 @app.command()
@@ -172,6 +166,40 @@ def run(
     import imba.dataset
 
     data = imba.dataset.load(dataset).first(limit)
+    folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
+    failures, board = edit_and_score(
+        arguments, data, [(editors, data.samples)], folder, backbone, steps, seed, device, dtype, clip, workers
+    )
+    _print_board(board)
+    typer.echo(f"{folder / 'leaderboard.csv'}")
+    report_failures(failures)
+
+
+def edit_and_score(
+    arguments: dict[str, Any],
+    data: Dataset,
+    parts: Sequence[tuple[Mapping[str, Editor], Sequence[Sample]]],
+    folder: Path,
+    backbone: str,
+    steps: int,
+    seed: int,
+    device: str | None,
+    dtype: str,
+    clip: str | None,
+    workers: int | None,
+) -> tuple[list[Failure], Leaderboard]:
+    """Everything between the arguments of a command that edits and its table: one run's folder, made or continued.
+
+    Args:
+        arguments: of the command, for ``run.json``.
+        data: the data set.
+        parts: which editors (canonical label -> editor) are to edit which of its samples.
+        folder: of the run.
+        backbone, steps, seed, device, dtype, clip, workers: as ``cpam-bench run`` takes them.
+    """
+    import imba.dataset
+
+    editors = {label: editor for chosen, _ in parts for label, editor in chosen.items()}
     for warning in imba.dataset.require_complete(data):
         _say(str(warning))
     place = _device(device)
@@ -193,15 +221,16 @@ def run(
     # takes no room from the editing.
     scorer = load_clip(clip or default_clip(data.is_pocket))
     processes = workers or ((os.cpu_count() or 1) if model.is_pocket and place == "cpu" else 1)
-    folder = out or RUNS / f"{_file_name(data.name)}-{_file_name(backbone)}"
     with locked(folder):
         store = Store.create_or_resume(folder, description)
         _say(f"{len(editors)} methods on {len(data)} samples into {folder}")
+        failures: list[Failure] = []
         try:
-            if processes > 1:
-                failures = run_parallel(store, data.samples, list(editors), model, processes)
-            else:
-                failures = runner.run(store, data.samples, editors, model)
+            for chosen, samples in parts:
+                if processes > 1:
+                    failures += run_parallel(store, samples, list(chosen), model, processes)
+                else:
+                    failures += runner.run(store, samples, chosen, model)
         except KeyboardInterrupt:
             _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
             raise typer.Exit(130) from None
@@ -209,8 +238,11 @@ def run(
         _report_scoring(scores.damaged, scores.truncated)
         board = leaderboard([folder])
         board.write(folder)
-    _print_board(board)
-    typer.echo(f"{folder / 'leaderboard.csv'}")
+    return failures, board
+
+
+def report_failures(failures: Sequence[Failure]) -> None:
+    """Name the edits that failed, if any, and end with exit code 1."""
     if failures:
         _say(f"{len(failures)} edits failed; the same command tries them again:")
         for failure in failures:
@@ -286,7 +318,7 @@ def figure(
 ) -> None:
     """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
     from eval import registry
-    from eval.figure import DPI, choose
+    from eval.figure import choose, write
     from eval.figure import figure as draw
     from eval.store import Store
 
@@ -299,8 +331,7 @@ def figure(
         raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
     rows = [name.strip() for name in samples.split(",")] if samples else choose(store, wanted, pick, count, seed)
     picture = draw(store, rows, wanted)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out, resolution=DPI) if out.suffix.lower() == ".pdf" else picture.save(out, optimize=True)
+    write(picture, out)
     typer.echo(f"{out}")
 
 
@@ -362,6 +393,7 @@ def _quiet() -> None:
 
 
 app.command()(cli_tables.table)
+app.command()(cli_ablate.ablate)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_pocket.app, name="pocket")
 app.add_typer(cli_study.app, name="study")

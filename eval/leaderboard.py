@@ -143,15 +143,15 @@ def render(board: Leaderboard) -> Group:
         table.add_row(
             Text(row["method"]),
             str(row["n"]),
-            *(_cell(row[m], row[f"{m}_low"], row[f"{m}_high"], _DIGITS[m]) for m in shown),
-            _cell(row["seconds"], float("nan"), float("nan"), 2),
+            *(cell(row[m], row[f"{m}_low"], row[f"{m}_high"], _DIGITS[m]) for m in shown),
+            cell(row["seconds"], float("nan"), float("nan"), 2),
             Text(str(row["failed"]), style="red" if row["failed"] else ""),
             end_section=last,
         )
     parts: list[Any] = [table]
     lines = [
         f"  {row['metric']}: {row['method']} − {row['against']} = "
-        + _cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
+        + cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
         + f", n = {row['n']}"
         for row in board.paired.to_dict("records")
         if row["method"] == board.rows.loc[0, "method"] and row["against"] not in board.references
@@ -245,7 +245,8 @@ def _pocket_note(stores: Sequence[Store]) -> list[str]:
     return ["pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"]
 
 
-def _cell(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
+def cell(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
+    """A mean with its interval as tables show it."""
     plus = "+" if sign else ""
     if math.isnan(mean):
         return "–"
