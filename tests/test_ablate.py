@@ -147,11 +147,11 @@ def test_command(tmp_path: Path) -> None:
     assert len(edits) == (4 + 5) * 2 + 2
 
     # Again: nothing is edited anew; fewer samples and slices are tables of the same edits.
-    again = CliRunner().invoke(app, [*arguments, "--samples", "p1", "--slice", "kind"])
+    again = CliRunner().invoke(app, [*arguments, "--samples", "p1-a-red-thing", "--slice", "kind"])
     assert again.exit_code == 0, again.output
     assert edits == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "edits").rglob("*.png")}
     sliced = pd.read_csv(tmp_path / "run" / "ablation.csv")
     assert set(sliced[sliced["n"] > 0]["slice"]) == {"pose"}
     wrong = CliRunner().invoke(app, [*arguments, "--samples", "nobody"])
     assert isinstance(wrong.exception, UserError) and "no sample nobody" in str(wrong.exception)
-    assert Store.open(tmp_path / "run").run.samples == ["p0", "p1"]
+    assert Store.open(tmp_path / "run").run.samples == ["p0-a-red-thing", "p1-a-red-thing"]
