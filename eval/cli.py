@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import cli_ablate, cli_data, cli_pocket, cli_tables
-from eval.options import Clip, Device
+from eval.options import Clip, Device, Sliced
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
@@ -288,13 +288,22 @@ def score(
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that have been scored.")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
+    slice: Sliced = None,
 ) -> None:
     """Print the leaderboard of a run, or of several as one table.
 
     Runs that are not comparable (other data, backbone, resolution, steps or metric protocol) are refused.
     """
-    from eval.leaderboard import leaderboard
+    from eval.leaderboard import leaderboard, sliced, write_sliced
 
+    if slice:
+        boards = sliced(folders, slice)
+        if csv:
+            write_sliced(boards, csv)
+        for title, part in boards.items():
+            _console().print(Text(f"\n{title}", style="bold"))
+            _print_board(part)
+        return
     board = leaderboard(folders)
     if csv:
         board.write_rows(csv)

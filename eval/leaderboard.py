@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.scoring import read_protocol, read_scores
+from eval.slices import Slice, slices
 from eval.statistics import Estimate, mean_interval, paired_difference
 from eval.store import Store, write_rows
 from imba.errors import UserError
@@ -56,8 +57,12 @@ class Leaderboard:
         write_rows(path, list(self.rows.columns), self.rows.itertuples(index=False))
 
 
-def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
+def leaderboard(folders: Sequence[str | Path], only: Collection[str] | None = None) -> Leaderboard:
     """The leaderboard of one run, or of several as one.
+
+    Args:
+        folders: of the runs.
+        only: ids of the samples to count, by default all.
 
     Raises:
         UserError: a folder holds no scored run, or the runs are not comparable; the message says why.
@@ -74,6 +79,8 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         ],
         ignore_index=True,
     )
+    if only is not None:
+        scores = scores[scores["sample"].isin(set(only))]
     metrics = list(protocols[0]["metrics"])
     rows, references, notes = [], [], []
     for store in stores:
@@ -81,11 +88,12 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         notes += [f"damaged, made anew by the next run: {line}" for line in damaged]
         for label, method in store.run.methods.items():
             name = names[store.folder, label]
-            mine = [edit for edit in edits if edit.method == label]
+            asked = [sample for sample in store.run.samples if only is None or sample in only]
+            mine = [edit for edit in edits if edit.method == label and edit.sample in asked]
             done = [edit for edit in mine if edit.status == "ok"]
             row: dict[str, Any] = {"method": name, "n": len(done), "failed": len(mine) - len(done)}
-            if missing := len(store.run.samples) - len(mine):
-                notes.append(f"{name}: {missing} of {len(store.run.samples)} samples not edited yet")
+            if missing := len(asked) - len(mine):
+                notes.append(f"{name}: {missing} of {len(asked)} samples not edited yet")
             chosen = scores[scores["method"] == name]
             for metric in metrics:
                 estimate = mean_interval(chosen.loc[chosen["metric"] == metric, "value"].to_numpy())
@@ -104,8 +112,28 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
             notes.append(f"{_TITLES[metric]}: not defined for {undefined} edits, which its mean leaves out")
     return Leaderboard(
-        _title(stores), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
+        _title(stores, only), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
     )
+
+
+def sliced(folders: Sequence[str | Path], slice: Slice) -> dict[str, Leaderboard]:
+    """A leaderboard for every kind of edit, for objects retained or not, or for one object and several: title -> board.
+
+    Raises:
+        UserError: as :func:`leaderboard`, or a sample has lost its task and belongs nowhere.
+    """
+    blocks: dict[str, set[str]] = {}
+    for folder in folders:
+        for title, samples in slices(Store.open(folder), slice).items():
+            blocks.setdefault(title, set()).update(samples)
+    return {title: leaderboard(folders, samples) for title, samples in blocks.items()}
+
+
+def write_sliced(boards: Mapping[str, Leaderboard], path: Path) -> None:
+    """Write the rows of several boards as one CSV; its first column ``slice`` is their titles."""
+    rows = pd.concat([board.rows.assign(slice=title) for title, board in boards.items()], ignore_index=True)
+    columns = ["slice", *(column for column in rows.columns if column != "slice")]
+    write_rows(path, columns, rows[columns].itertuples(index=False))
 
 
 def require_comparable(stores: Sequence[Store], protocols: Sequence[dict[str, Any]]) -> None:
@@ -228,10 +256,10 @@ def _is_pocket(store: Store) -> bool:
     return bool(store.run.dataset["pocket"] or store.run.backbone["pocket"])
 
 
-def _title(stores: Sequence[Store]) -> str:
+def _title(stores: Sequence[Store], only: Collection[str] | None) -> str:
     run = stores[0].run
     seeds = sorted({store.run.seed for store in stores})
-    samples = len({sample for store in stores for sample in store.run.samples})
+    samples = len({sample for store in stores for sample in store.run.samples if only is None or sample in only})
     mark = "pocket leaderboard" if any(map(_is_pocket, stores)) else "leaderboard"
     return (
         f"{mark}: {run.dataset['name']} data set ({samples} samples), {run.backbone['name']} backbone,"
