@@ -70,7 +70,7 @@ def leaderboard(folders: Sequence[str | Path], only: Collection[str] | None = No
     stores = [Store.open(folder) for folder in folders]
     protocols = [read_protocol(folder) for folder in folders]
     require_comparable(stores, protocols)
-    names = _names(stores)
+    names = names_of(stores)
     scores = pd.concat(
         [
             table.assign(method=table["method"].map(lambda label, store=store: names[store.folder, label]))
@@ -213,7 +213,7 @@ def _paired(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) -> pd
     return pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
 
 
-def _names(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
+def names_of(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
     """(folder, label) -> row name; a method that several runs have is told apart by the run's folder."""
     labels = [label for store in stores for label in store.run.methods]
     folders = [store.folder.resolve() for store in stores]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 from eval.store import Damaged, Store, Task
 from imba.errors import UserError
 
 Slice = Literal["kind", "retain", "several"]
-SLICES: tuple[Slice, ...] = get_args(Slice)
 
 _TITLES: dict[Slice, Callable[[Task], str]] = {
     "kind": lambda task: task.kind,

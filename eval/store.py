@@ -349,7 +349,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         UserError: another process works in the folder, or it cannot be made.
     """
     folder = Path(folder)
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
     with lock:
@@ -377,7 +377,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         UserError: the file cannot be written for another reason.
     """
     part = path.with_name(f"{path.name}.part")
-    with _writing(path):
+    with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(data)
@@ -389,7 +389,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Tell errors of writing a path as the user can mend them.
+
+    Raises:
+        DiskFull: there is no room.
+        UserError: the path cannot be written for another reason.
+    """
     try:
         yield
     except OSError as error:
