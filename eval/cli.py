@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval import cli_ablate, cli_data, cli_pocket, cli_report, cli_tables
+from eval import cli_ablate, cli_data, cli_pocket, cli_report, cli_sensitivity, cli_tables
 from eval.options import Clip, Device, Sliced
 from eval.study import cli as cli_study
 from imba.errors import UserError
@@ -404,6 +404,8 @@ def _quiet() -> None:
 app.command()(cli_tables.table)
 app.command()(cli_ablate.ablate)
 app.command()(cli_report.report)
+app.command()(cli_report.export)
+app.command()(cli_sensitivity.sensitivity)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_pocket.app, name="pocket")
 app.add_typer(cli_study.app, name="study")

@@ -24,3 +24,25 @@ def report(
     from eval.report.page import write_report
 
     typer.echo(f"{write_report(folders, out, title)}")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that has been scored.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an older export is replaced.")],
+) -> None:
+    """Write a run as a folder to share: Parquet with the pictures in it, and the leaderboard as CSV.
+
+    datasets.load_dataset reads it (configurations edits and samples); its README.md is the data set's card and tells
+    what every column is. Exit code 1 means that files of the run are damaged and were left out.
+    """
+    from eval.folders import require_replaceable
+
+    require_replaceable(out, "export")
+    from eval.export import export as write
+
+    damaged = write(folder, out)
+    typer.echo(f"{out}")
+    for line in damaged:
+        typer.echo(f"damaged, left out: {line}", err=True)
+    if damaged:
+        raise typer.Exit(1)
