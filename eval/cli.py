@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import cli_ablate, cli_data, cli_pocket, cli_report, cli_sensitivity, cli_tables
-from eval.options import Clip, Device, Sliced
+from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
@@ -108,27 +108,19 @@ def run(
     methods: Annotated[
         str, typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE.")
     ] = "cpam,masactrl",
-    dataset: Annotated[
-        str, typer.Option(metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout.")
-    ] = "pocket",
-    backbone: Annotated[
-        str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
-    ] = "pocket",
+    dataset: DataSet = "pocket",
+    backbone: Model = "pocket",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", help="Folder of the run.", show_default=f"{RUNS}/DATASET-BACKBONE", file_okay=False
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
-    steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")
-    ] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
+    limit: Limit = None,
+    steps: Steps = 50,
+    seed: Seed = 0,
     device: Device = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
-    ] = "float32",
+    dtype: Dtype = "float32",
     references: Annotated[
         bool,
         typer.Option(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from eval.options import Clip, Device, Sliced
+from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
 from imba.errors import UserError
 
 
@@ -19,12 +19,8 @@ def ablate(
     method: Annotated[
         str, typer.Option(metavar="METHOD", help="CPAM's configuration that is varied: cpam, cpam-release, cpam:...")
     ] = "cpam",
-    dataset: Annotated[
-        str, typer.Option(metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout.")
-    ] = "pocket",
-    backbone: Annotated[
-        str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
-    ] = "pocket",
+    dataset: DataSet = "pocket",
+    backbone: Model = "pocket",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -44,19 +40,15 @@ def ablate(
         ),
     ] = None,
     samples: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
+    limit: Limit = None,
     rows: Annotated[
         int, typer.Option(metavar="N", min=1, help="Rows of the picture: one a kind of edit, then more.")
     ] = 6,
     slice: Sliced = None,
-    steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")
-    ] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
+    steps: Steps = 50,
+    seed: Seed = 0,
     device: Device = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
-    ] = "float32",
+    dtype: Dtype = "float32",
     clip: Clip = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes that edit.", show_default="as cpam-bench run")
