@@ -16,13 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval import cli_data, cli_pocket, cli_tables
+from eval import cli_ablate, cli_data, cli_pocket, cli_report, cli_sensitivity, cli_tables
+from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
 from eval.places import place
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from eval.leaderboard import Leaderboard
+    from eval.run import Outcome, Settings
+    from eval.runner import Failure
+    from imba.dataset import Dataset
 
 app = typer.Typer(
     name="cpam-bench",
@@ -38,19 +44,6 @@ RUNS = Path("results/runs")
 """Where runs go by default, under the working directory."""
 
 _SCALE = "Scale and faults"
-
-Device = Annotated[
-    str | None,
-    typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),
-]
-Clip = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SCORER",
-        help="CLIP for CLIPScore: pocket, MODEL/PRETRAINED as open_clip names them, or local-dir:FOLDER.",
-        show_default="pocket for the pocket data set, else ViT-L-14/openai",
-    ),
-]
 
 
 @app.command()
@@ -125,12 +118,8 @@ def run(
             help="A folder of ready-made pictures as a method; named <sample id>.png or as TEdBench names results.",
         ),
     ] = None,
-    dataset: Annotated[
-        str, typer.Option(metavar="pocket|PATH|URL", help="Data set: the embedded one, or a folder in IMBA's layout.")
-    ] = "pocket",
-    backbone: Annotated[
-        str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
-    ] = "pocket",
+    dataset: DataSet = "pocket",
+    backbone: Model = "pocket",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -140,15 +129,11 @@ def run(
             show_default=f"{RUNS}/DATASET-BACKBONE",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")] = None,
-    steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")
-    ] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
+    limit: Limit = None,
+    steps: Steps = 50,
+    seed: Seed = 0,
     device: Device = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
-    ] = "float32",
+    dtype: Dtype = "float32",
     references: Annotated[
         bool,
         typer.Option(
@@ -275,7 +260,7 @@ def run(
         _say(str(warning))
 
     from eval.imports import survey
-    from eval.run import Settings, execute
+    from eval.run import Settings
 
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
@@ -299,17 +284,37 @@ def run(
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
     )
+    outcome = execute_or_tell(data, list(editors), folder, settings, arguments)
+    _print_board(outcome.board)
+    typer.echo(f"{folder / 'leaderboard.csv'}")
+    report_failures(outcome.failures)
+
+
+def execute_or_tell(
+    data: Dataset,
+    labels: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    arguments: dict[str, Any],
+    wanted: Mapping[str, Collection[str]] | None = None,
+) -> Outcome:
+    """:func:`eval.run.execute`, telling the user of Ctrl-C (exit code 130) and of what the scoring met."""
+    from eval.run import execute
+
     try:
-        outcome = execute(data, list(editors), folder, settings, arguments=arguments, say=_say)
+        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, say=_say)
     except KeyboardInterrupt:
         _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
     _report_scoring(outcome.scores.damaged, outcome.scores.truncated)
-    _print_board(outcome.board)
-    typer.echo(f"{folder / 'leaderboard.csv'}")
-    if outcome.failures:
-        _say(f"{len(outcome.failures)} edits failed; the same command tries them again:")
-        for failure in outcome.failures:
+    return outcome
+
+
+def report_failures(failures: Sequence[Failure]) -> None:
+    """Name the edits that failed, if any, and end with exit code 1."""
+    if failures:
+        _say(f"{len(failures)} edits failed; the same command tries them again:")
+        for failure in failures:
             _say(f"  {failure.method} on {failure.sample}: {failure.error}")
         raise typer.Exit(1)
 
@@ -415,13 +420,22 @@ def leaderboard_command(
         list[Path], typer.Argument(parser=place, metavar="RUN...", help="Folders of runs that have been scored.")
     ],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
+    slice: Sliced = None,
 ) -> None:
     """Print the leaderboard of a run, or of several as one table.
 
     Runs that are not comparable (other data, backbone, resolution, steps or metric protocol) are refused.
     """
-    from eval.leaderboard import leaderboard
+    from eval.leaderboard import leaderboard, sliced, write_sliced
 
+    if slice:
+        boards = sliced(folders, slice)
+        if csv:
+            write_sliced(boards, csv)
+        for title, part in boards.items():
+            _console().print(Text(f"\n{title}", style="bold"))
+            _print_board(part)
+        return
     board = leaderboard(folders)
     if csv:
         board.write_rows(csv)
@@ -445,7 +459,7 @@ def figure(
 ) -> None:
     """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
     from eval import registry
-    from eval.figure import DPI, choose
+    from eval.figure import choose, write
     from eval.figure import figure as draw
     from eval.store import Store
 
@@ -458,8 +472,7 @@ def figure(
         raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
     rows = [name.strip() for name in samples.split(",")] if samples else choose(store, wanted, pick, count, seed)
     picture = draw(store, rows, wanted)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out, resolution=DPI) if out.suffix.lower() == ".pdf" else picture.save(out, optimize=True)
+    write(picture, out)
     typer.echo(f"{out}")
 
 
@@ -493,6 +506,10 @@ def _file_name(name: str) -> str:
 
 app.command()(cli_tables.table)
 app.command()(cli_tables.truth)
+app.command()(cli_ablate.ablate)
+app.command()(cli_report.report)
+app.command()(cli_report.export)
+app.command()(cli_sensitivity.sensitivity)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_pocket.app, name="pocket")
 app.add_typer(cli_study.app, name="study")

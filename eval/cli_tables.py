@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from eval.options import Sliced
 from eval.places import place
 from imba.errors import UserError
 
@@ -23,10 +24,7 @@ def table(
     ] = None,
     format: Annotated[Literal["md", "csv", "latex"], typer.Option(help="Markdown, CSV, or LaTeX (booktabs).")] = "md",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead.", dir_okay=False)] = None,
-    slice: Annotated[
-        Literal["kind", "retain", "several"] | None,
-        typer.Option(help="A block for every kind of edit, object retained or not, one object or several (Table 2)."),
-    ] = None,
+    slice: Sliced = None,
 ) -> None:
     """Print a table of the paper, with what was measured beside the published numbers.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +15,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from eval.scoring import read_scores
-from eval.store import Store, open_picture
+from eval.store import Store, open_picture, write_atomic
 from imba.errors import UserError
 
 Pick = Literal["random", "gain", "loss"]
 """Samples chosen by chance (seeded), or by where the first method beats or loses against the second."""
 
 DPI = 300
+TEXT_WIDTH = 7.0  # inches that a page with two columns leaves for text
 GAP = 8
 
 
@@ -47,7 +51,13 @@ def choose(
     return difference.sort_values(ascending=pick == "loss").index[:count].tolist()
 
 
-def figure(store: Store, samples: Sequence[str], methods: Sequence[str], edge: int = 0) -> Image.Image:
+def figure(
+    store: Store,
+    samples: Sequence[str],
+    methods: Sequence[str],
+    edge: int = 0,
+    titles: Mapping[str, str] | None = None,
+) -> Image.Image:
     """The figure as a picture, RGB.
 
     Args:
@@ -55,17 +65,19 @@ def figure(store: Store, samples: Sequence[str], methods: Sequence[str], edge: i
         samples: ids, a row each.
         methods: labels, a column each.
         edge: of each picture in pixels; 0 keeps the run's own size, twice where that is below 200.
+        titles: heads of columns by label; else the methods' titles, and labels where methods share one.
 
     Raises:
         UserError: an edit is missing or failed.
     """
+    heads = _titles(store, methods) | dict(titles or {})
     own = store.run.backbone["resolution"]
     edge = edge or (own if own >= 200 else 2 * own)
     font = ImageFont.load_default(size=max(12, edge // 14))
     line = int(font.getbbox("Ag")[3]) + 4
-    titles = ["source", "region", *(store.run.methods[method]["title"] for method in methods)]
-    columns = len(titles)
-    width = columns * (edge + GAP) + GAP
+    columns = [[name] for name in ("source", "region")]
+    columns += [_wrap(heads[method], font, edge) for method in methods]
+    width = len(columns) * (edge + GAP) + GAP
     blocks = []
     for sample in samples:
         task = store.read_task(sample)
@@ -76,12 +88,15 @@ def figure(store: Store, samples: Sequence[str], methods: Sequence[str], edge: i
         pictures += [_open(_edited(store, method, sample), edge) for method in methods]
         prompt = textwrap.wrap(f"{task.kind}: {task.target_prompt}", max(20, int(width / (font.getlength("e") or 1))))
         blocks.append((pictures, prompt))
-    height = GAP + line + sum(edge + line * len(prompt) + GAP for _, prompt in blocks)
+    top = GAP + line * max(map(len, columns))
+    height = top + sum(edge + line * len(prompt) + GAP for _, prompt in blocks)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        draw.text((GAP + column * (edge + GAP) + edge / 2, GAP), title, fill="black", font=font, anchor="mt")
-    y = GAP + line
+    for column, lines in enumerate(columns):
+        for row, text in enumerate(lines, start=-len(lines)):  # the last line is next to the pictures
+            place = (GAP + column * (edge + GAP) + edge / 2, top + row * line)
+            draw.text(place, text, fill="black", font=font, anchor="ma")
+    y = top
     for pictures, prompt in blocks:
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (GAP + column * (edge + GAP), y))
@@ -91,6 +106,34 @@ def figure(store: Store, samples: Sequence[str], methods: Sequence[str], edge: i
             y += line
         y += GAP
     return sheet
+
+
+def write(picture: Image.Image, path: Path) -> None:
+    """Write a figure as PNG or PDF at print size: 300 dots an inch, more where it would be wider than a page's text."""
+    dpi = max(DPI, round(picture.width / TEXT_WIDTH))
+    buffer = io.BytesIO()
+    if path.suffix.lower() == ".pdf":
+        picture.save(buffer, "PDF", resolution=dpi)
+    else:
+        picture.save(buffer, "PNG", optimize=True, dpi=(dpi, dpi))
+    write_atomic(path, buffer.getvalue())
+
+
+def _titles(store: Store, methods: Sequence[str]) -> dict[str, str]:
+    """Label -> title; a title that several methods have tells nothing, so that those keep their labels."""
+    titles = {method: str(store.run.methods[method]["title"]) for method in methods}
+    shared = Counter(titles.values())
+    return {method: title if shared[title] == 1 else method for method, title in titles.items()}
+
+
+def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The lines of a column's head; a label breaks after its commas and its colon."""
+    lines = [""]
+    for word in re.findall(r"[^\s,:]+[,:]?\s*", text) or [text]:
+        if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
 
 
 def _edited(store: Store, method: str, sample: str) -> Path:

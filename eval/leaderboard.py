@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.scoring import read_protocol, read_scores
+from eval.slices import Slice, slices
 from eval.statistics import Estimate, mean_interval, paired_difference
 from eval.store import Edit, Store, write_rows
 from imba.errors import UserError
@@ -59,8 +60,12 @@ class Leaderboard:
         write_rows(path, list(self.rows.columns), self.rows.itertuples(index=False))
 
 
-def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
+def leaderboard(folders: Sequence[str | Path], only: Collection[str] | None = None) -> Leaderboard:
     """The leaderboard of one run, or of several as one.
+
+    Args:
+        folders: of the runs.
+        only: ids of the samples to count, by default all.
 
     Raises:
         UserError: a folder holds no scored run, or the runs are not comparable; the message says why.
@@ -68,7 +73,7 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
     stores = [Store.open(folder) for folder in folders]
     protocols = [read_protocol(folder) for folder in folders]
     require_comparable(stores, protocols)
-    names = _names(stores)
+    names = names_of(stores)
     scores = pd.concat(
         [
             table.assign(method=table["method"].map(lambda label, store=store: names[store.folder, label]))
@@ -77,6 +82,8 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         ],
         ignore_index=True,
     )
+    if only is not None:
+        scores = scores[scores["sample"].isin(set(only))]
     metrics = list(protocols[0]["metrics"])
     rows, references, notes = [], [], []
     for store in stores:
@@ -84,13 +91,14 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         notes += [f"damaged, made anew by the next run: {line}" for line in damaged]
         for label, method in store.run.methods.items():
             name = names[store.folder, label]
-            mine = [edit for edit in edits if edit.method == label]
+            asked = [sample for sample in store.run.samples if only is None or sample in only]
+            mine = [edit for edit in edits if edit.method == label and edit.sample in asked]
             done = [edit for edit in mine if edit.status == "ok"]
             row: dict[str, Any] = {"method": name, "n": len(done), "failed": len(mine) - len(done)}
             if lost := [edit for edit in mine if edit.status == "failed"]:
                 notes.append(failed_note(name, lost))
-            if missing := len(store.run.samples) - len(mine):
-                notes.append(f"{name}: {missing} of {len(store.run.samples)} samples not edited yet")
+            if missing := len(asked) - len(mine):
+                notes.append(f"{name}: {missing} of {len(asked)} samples not edited yet")
             chosen = scores[scores["method"] == name]
             for metric in metrics:
                 estimate = mean_interval(chosen.loc[chosen["metric"] == metric, "value"].to_numpy())
@@ -109,7 +117,7 @@ def leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
             notes.append(f"{_TITLES[metric]}: not defined for {undefined} edits, which its mean leaves out")
     return Leaderboard(
-        _title(stores), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
+        _title(stores, only), [*_pocket_note(stores), *notes], table, _paired(table, scores, metrics), references
     )
 
 
@@ -118,6 +126,26 @@ def failed_note(name: str, edits: Sequence[Edit]) -> str:
     listed = [f"{edit.sample} ({(edit.error or '').splitlines()[0][:100]})" for edit in edits[:_NAMED]]
     more = [f"and {len(edits) - _NAMED} more"] if len(edits) > _NAMED else []
     return f"{name} failed on {', '.join([*listed, *more])}; its means are without them"
+
+
+def sliced(folders: Sequence[str | Path], slice: Slice) -> dict[str, Leaderboard]:
+    """A leaderboard for every kind of edit, for objects retained or not, or for one object and several: title -> board.
+
+    Raises:
+        UserError: as :func:`leaderboard`, or a sample has lost its task and belongs nowhere.
+    """
+    blocks: dict[str, set[str]] = {}
+    for folder in folders:
+        for title, samples in slices(Store.open(folder), slice).items():
+            blocks.setdefault(title, set()).update(samples)
+    return {title: leaderboard(folders, samples) for title, samples in blocks.items()}
+
+
+def write_sliced(boards: Mapping[str, Leaderboard], path: Path) -> None:
+    """Write the rows of several boards as one CSV; its first column ``slice`` is their titles."""
+    rows = pd.concat([board.rows.assign(slice=title) for title, board in boards.items()], ignore_index=True)
+    columns = ["slice", *(column for column in rows.columns if column != "slice")]
+    write_rows(path, columns, rows[columns].itertuples(index=False))
 
 
 def require_comparable(stores: Sequence[Store], protocols: Sequence[dict[str, Any]]) -> None:
@@ -156,15 +184,15 @@ def render(board: Leaderboard) -> Group:
         table.add_row(
             Text(row["method"]),
             str(row["n"]),
-            *(_cell(row[m], row[f"{m}_low"], row[f"{m}_high"], _DIGITS[m]) for m in shown),
-            _cell(row["seconds"], float("nan"), float("nan"), 2),
+            *(cell(row[m], row[f"{m}_low"], row[f"{m}_high"], _DIGITS[m]) for m in shown),
+            cell(row["seconds"], float("nan"), float("nan"), 2),
             Text(str(row["failed"]), style="red" if row["failed"] else ""),
             end_section=last,
         )
     parts: list[Any] = [table]
     lines = [
         f"  {row['metric']}: {row['method']} − {row['against']} = "
-        + _cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
+        + cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
         + f", n = {row['n']}"
         for row in board.paired.to_dict("records")
         if row["method"] == board.rows.loc[0, "method"] and row["against"] not in board.references
@@ -198,7 +226,7 @@ def _paired(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) -> pd
     return pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
 
 
-def _names(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
+def names_of(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
     """(folder, label) -> row name; a method that several runs have is told apart by the run's folder."""
     labels = [label for store in stores for label in store.run.methods]
     folders = [store.folder.resolve() for store in stores]
@@ -241,10 +269,10 @@ def _is_pocket(store: Store) -> bool:
     return bool(store.run.dataset["pocket"] or store.run.backbone["pocket"])
 
 
-def _title(stores: Sequence[Store]) -> str:
+def _title(stores: Sequence[Store], only: Collection[str] | None) -> str:
     run = stores[0].run
     seeds = sorted({store.run.seed for store in stores})
-    samples = len({sample for store in stores for sample in store.run.samples})
+    samples = len({sample for store in stores for sample in store.run.samples if only is None or sample in only})
     mark = "pocket leaderboard" if any(map(_is_pocket, stores)) else "leaderboard"
     return (
         f"{mark}: {run.dataset['name']} data set ({samples} samples), {run.backbone['name']} backbone,"
@@ -258,7 +286,8 @@ def _pocket_note(stores: Sequence[Store]) -> list[str]:
     return ["pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"]
 
 
-def _cell(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
+def cell(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
+    """A mean with its interval as tables show it."""
     plus = "+" if sign else ""
     if math.isnan(mean):
         return "–"

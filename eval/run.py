@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,7 @@ def execute(
     settings: Settings | None = None,
     *,
     arguments: Mapping[str, Any] | None = None,
+    wanted: Mapping[str, Collection[str]] | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
@@ -105,6 +106,7 @@ def execute(
         folder: of the run.
         settings: how; the defaults are the command's.
         arguments: what ``run.json`` says of the command.
+        wanted: sample id -> the methods that are to edit it, where these are not all.
         progress: show bars on stderr; None shows them on a terminal only.
         say: is told what a user would want to read meanwhile.
 
@@ -167,7 +169,14 @@ def execute(
         )
         executor = _make_executor(name, recipe, workers, model, settings, where)
         failures = runner.run(
-            store, samples, editors, model, executor=executor, timeout=settings.timeout, progress=progress
+            store,
+            samples,
+            editors,
+            model,
+            wanted=wanted,
+            executor=executor,
+            timeout=settings.timeout,
+            progress=progress,
         )
         scores = score(store, clip=scorer, device=choose_device(None) if name == "ray" else where)
         board = leaderboard([folder])

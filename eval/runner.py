@@ -168,6 +168,7 @@ def run(
     editors: Mapping[str, Editor],
     backbone: Any,
     *,
+    wanted: Mapping[str, Collection[str]] | None = None,
     executor: Executor | None = None,
     timeout: float | None = None,
     progress: bool | None = None,
@@ -189,6 +190,7 @@ def run(
         samples: what to edit.
         editors: canonical label -> editor.
         backbone: as the editors take it; the runner itself needs what makes pictures fit.
+        wanted: sample id -> the methods that are to edit it, where these are not all.
         executor: where the workers are (closed at the end); by default one works in this process, on ``backbone``.
         timeout: seconds that an edit may take, the inversion of its sample included if it is the first that needs it.
         progress: show bars on stderr; None shows them on a terminal only.
@@ -210,6 +212,8 @@ def run(
         if timeout is not None and not executor.can_end:
             raise UserError("a timeout needs workers in processes of their own; an edit in this one cannot be ended")
         pending = pending_edits(store, samples, editors)
+        if wanted is not None:
+            pending = {id: [label for label in labels if label in wanted[id]] for id, labels in pending.items()}
         if warnings:
             warn(store, samples, backbone)
         with _bars(pending, progress) as bars, _interruptible() as interrupted:

@@ -76,7 +76,7 @@ def score(
         device: a torch device.
     """
     chosen = choose(names)
-    tasks, edits, damaged = _collect(store)
+    tasks, edits, damaged = collect(store)
     if clip is None:
         clip = default_clip(store.run.dataset["pocket"])
     if isinstance(clip, str) and any(METRICS[name].uses == "clip" for name in chosen):
@@ -147,8 +147,8 @@ def read_protocol(folder: str | Path) -> dict[str, Any]:
     return data
 
 
-def _collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
-    """The tasks by sample, the edits that can be measured, and a line for each damaged file."""
+def collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
+    """What a run has to measure: tasks by sample, the edits that can be measured, and a line for each damaged file."""
     edits, damaged = store.edits()
     tasks: dict[str, Task] = {}
     for sample in store.run.samples:
@@ -191,13 +191,14 @@ def measure_edits(
     """Metric -> the value of each edit, read from the store and measured in batches."""
     values: dict[str, list[float]] = {name: [] for name in names}
     for start in range(0, len(edits), BATCH):
-        batch = _batch(store, tasks, edits[start : start + BATCH])
+        batch = load_batch(store, tasks, edits[start : start + BATCH])
         for name, measured in measure(batch, names, models).items():
             values[name] += measured
     return values
 
 
-def _batch(store: Store, tasks: dict[str, Task], edits: list[Edit]) -> Batch:
+def load_batch(store: Store, tasks: dict[str, Task], edits: list[Edit]) -> Batch:
+    """The pictures, masks and prompts of some edits, all of which have tasks."""
     source = np.stack([_read(store.source_path(edit.sample)) for edit in edits])
     empty = np.zeros(source.shape[1:3], dtype=bool)
     masked = np.array([tasks[edit.sample].mask_sha256 is not None for edit in edits])

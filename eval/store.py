@@ -409,13 +409,13 @@ def locked(folder: str | Path) -> Iterator[None]:
     if is_remote(folder):
         with contextlib.ExitStack() as stack:
             try:
-                with _writing(folder):
+                with writing(folder):
                     stack.enter_context(held(folder / ".lock", asdict(me)))
             except BlockingIOError:
                 raise _taken(folder) from None
             yield
         return
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
     with lock:
@@ -472,11 +472,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         UserError: the file cannot be written for another reason.
     """
     if is_remote(path):
-        with _writing(path):
+        with writing(path):
             put(path, data)
         return
     part = path.with_name(f"{path.name}.part")
-    with _writing(path):
+    with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(data)
@@ -488,7 +488,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Tell errors of writing a path as the user can mend them.
+
+    Raises:
+        DiskFull: there is no room.
+        UserError: the path cannot be written for another reason.
+    """
     try:
         yield
     except BlockingIOError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from scipy import stats
 
+from eval.slices import Slice, slices
 from eval.statistics import Estimate, mean_interval
-from eval.store import Damaged, Store, Task
+from eval.store import Store
 from imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from eval.study.tables import Means
 
 Format = Literal["md", "csv", "latex"]
-Slice = Literal["kind", "retain", "several"]
 
 PAPER = Path(__file__).parent / "paper"
 """Folder of the published tables; its README says where they come from."""
@@ -214,7 +214,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     matched, notes = _match(titles, list(paper.index))
     statement = _protocol(store, protocol["metrics"])
     blocks, records = [], []
-    for title, samples in _slices(store, slice).items():
+    for title, samples in slices(store, slice).items():
         means = {
             label: {m.name: _estimate(scores, label, m.name, samples) for m in METRICS}
             for label in [*titles, *(label for label in run.methods if label not in titles)]
@@ -318,28 +318,6 @@ def _lines(paper: Sequence[str], matched: Mapping[str, str], labels: Sequence[st
     others = [label for label in labels if label not in matched.values()]
     # A method may be called as a published one on the command line and yet be another.
     return lines | {f"{label} (not the paper's)" if label in lines else label: label for label in others}
-
-
-def _slices(store: Store, slice: Slice | None) -> dict[str, set[str]]:
-    """Title -> the samples of a block, in the run's order; all samples under "" for no slice."""
-    if slice is None:
-        return {"": set(store.run.samples)}
-    titles: dict[Slice, Callable[[Task], str]] = {
-        "kind": lambda task: task.kind,
-        "retain": lambda task: "object retained" if task.retain_object else "object not retained",
-        "several": lambda task: "several objects" if task.several_objects else "one object",
-    }
-    blocks: dict[str, set[str]] = {}
-    for sample in store.run.samples:
-        try:
-            task = store.read_task(sample)
-        except Damaged as error:
-            raise UserError(f"{error}; run the same command again to make it anew") from error
-        if task is None:
-            path = store.source_path(sample).with_suffix(".json")
-            raise UserError(f"{path} is missing; without it sample {sample} has no slice: run the same command again")
-        blocks.setdefault(titles[slice](task), set()).add(sample)
-    return blocks
 
 
 # protocol -------------------------------------------------------------------------------------------------------------

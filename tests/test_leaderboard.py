@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from run_helpers import Brighten, Broken, Noise, editors, run_all, samples, write_clip
 
-from eval.leaderboard import leaderboard, render
+from eval.leaderboard import leaderboard, render, sliced
 from eval.scoring import read_scores, score
 from eval.statistics import mean_interval
 from eval.store import Store
@@ -204,3 +204,30 @@ def test_samples_that_are_not_edited_yet_are_told(clip, tmp_path):
     Store.open(folder).edit_path("noise", "s0").with_suffix(".json").unlink()
     score(Store.open(folder), clip=clip)
     assert "noise: 1 of 4 samples not edited yet" in leaderboard([folder]).notes
+
+
+def test_slices_are_leaderboards_of_some_samples(clip, tmp_path):
+    from typer.testing import CliRunner
+
+    from eval.cli import app
+
+    kinds = ("replace", "remove", "replace", "remove")
+    todo = [replace(sample, kind=kind) for sample, kind in zip(samples(4), kinds, strict=True)]
+    run_all(tmp_path / "run", editors(Noise(), Broken("s1")), todo)
+    score(Store.open(tmp_path / "run"), clip=clip)
+    boards = sliced([tmp_path / "run"], "kind")
+    assert list(boards) == ["replace", "remove"]
+    scores = read_scores(tmp_path / "run").pivot(index=["method", "metric"], columns="sample", values="value")
+    rows = boards["replace"].rows.set_index("method")
+    assert rows.loc["noise", "lpips_background"] == scores.loc[("noise", "lpips_background"), ["s0", "s2"]].mean()
+    assert rows["n"].tolist() == [2, 2] and rows["failed"].tolist() == [0, 0]
+    removed = boards["remove"]
+    assert removed.rows["n"].tolist() == [2, 1] and removed.rows["failed"].tolist() == [0, 1]
+    assert "2 samples" in removed.title and set(removed.paired["n"]) == {1}
+
+    path = tmp_path / "sliced.csv"
+    done = CliRunner().invoke(app, ["leaderboard", str(tmp_path / "run"), "--slice", "kind", "--csv", str(path)])
+    assert done.exit_code == 0 and "remove" in done.output
+    table = pd.read_csv(path)
+    assert table.columns[0] == "slice" and table["slice"].tolist() == ["replace", "replace", "remove", "remove"]
+    assert len(sliced([tmp_path / "run"], "several")) == 1

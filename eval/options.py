@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+DataSet = Annotated[
+    str,
+    typer.Option("--dataset", metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout."),
+]
+Model = Annotated[
+    str, typer.Option("--backbone", metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")]
+Steps = Annotated[int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORER",
+        help="CLIP for CLIPScore: pocket, MODEL/PRETRAINED as open_clip names them, or local-dir:FOLDER.",
+        show_default="pocket for the pocket data set, else ViT-L-14/openai",
+    ),
+]
+Sliced = Annotated[
+    Literal["kind", "retain", "several"] | None,
+    typer.Option("--slice", help="A block for every kind of edit, object retained or not, one object or several."),
+]

@@ -1,0 +1,134 @@
+"""CLIPScore against background LPIPS: where the points, intervals, ticks and labels of the picture stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+WIDTH, HEIGHT = 720, 440
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 52
+_CHARACTER, _LINE = 7.2, 15  # of a label in pixels, roughly
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method: its place, its interval's ends (None where there is none), and its label's place and alignment."""
+
+    name: str
+    reference: bool
+    x: float
+    y: float
+    left: float | None
+    right: float | None
+    low: float | None
+    high: float | None
+    label_x: float
+    label_y: float
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The picture: ticks are (place, text)."""
+
+    points: list[Point]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    missing: list[str]
+
+    @property
+    def description(self) -> str:
+        """The same in words, for those who cannot see it."""
+        return "; ".join(point.text for point in self.points)
+
+
+def scatter(rows: pd.DataFrame, references: Sequence[str], x: str, y: str) -> Scatter | None:
+    """Lay out a leaderboard's rows; None if no method has both metrics.
+
+    Args:
+        rows: of a leaderboard, with ``method``, and both metrics with _low and _high.
+        references: methods that only bound the scale.
+        x, y: names of the metrics.
+    """
+    if x not in rows or y not in rows:
+        return None
+    drawn = rows[rows[x].notna() & rows[y].notna()]
+    if drawn.empty:
+        return None
+    across = _Axis.over(drawn, x, LEFT, WIDTH - RIGHT)
+    up = _Axis.over(drawn, y, HEIGHT - BOTTOM, TOP)
+    records = drawn.to_dict("records")
+    places = [(across(row[x]), up(row[y])) for row in records]
+    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in places]
+    points = []
+    for row, (px, py) in zip(records, places, strict=True):
+        name = str(row["method"])
+        label_x, label_y, anchor, box = _label(name, px, py, taken)
+        taken.append(box)
+        (left, right), (low, high) = _ends(across, row, x), _ends(up, row, y)
+        text = f"{name}: CLIPScore {row[y]:.2f}, background LPIPS {row[x]:.4f}"
+        points.append(Point(name, name in references, px, py, left, right, low, high, label_x, label_y, anchor, text))
+    missing = [str(name) for name in rows.loc[~rows["method"].isin(drawn["method"]), "method"]]
+    return Scatter(points, across.ticks(), up.ticks(), missing)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    values: tuple[float, ...]  # of the ticks; the outer two are the axis's ends
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, rows: pd.DataFrame, metric: str, start: float, end: float) -> _Axis:
+        from matplotlib.ticker import MaxNLocator
+
+        found = pd.concat([rows[metric], rows[f"{metric}_low"], rows[f"{metric}_high"]]).dropna()
+        low, high = float(found.min()), float(found.max())
+        if low == high:
+            low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+        ticks = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return cls(tuple(float(tick) for tick in ticks), start, end)
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.values[0]) / (self.values[-1] - self.values[0])
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        return [(self(value), f"{value:.6g}") for value in self.values]
+
+
+def _ends(axis: _Axis, row: Mapping[Any, Any], metric: str) -> tuple[float | None, float | None]:
+    """Both ends of an interval on an axis."""
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return (None, None) if math.isnan(low) else (axis(low), axis(high))
+
+
+def _label(
+    name: str, x: float, y: float, taken: Sequence[tuple[float, float, float, float]]
+) -> tuple[float, float, str, tuple[float, float, float, float]]:
+    """Place a label beside its point where it covers the least of what is there already."""
+    width = len(name) * _CHARACTER
+    best = None
+    for dx, dy, anchor in (
+        (9, -7, "start"), (9, 16, "start"), (-9, -7, "end"), (-9, 16, "end"),
+        (9, -22, "start"), (9, 31, "start"), (-9, -22, "end"), (-9, 31, "end"),
+    ):  # fmt: skip
+        left = x + dx if anchor == "start" else x + dx - width
+        box = (left, y + dy - _LINE + 3, left + width, y + dy + 3)
+        outside = (
+            max(0, LEFT - left) + max(0, left + width - WIDTH) + max(0, -box[1]) + max(0, box[3] - HEIGHT + BOTTOM)
+        )
+        cost = 50 * outside + sum(_overlap(box, other) for other in taken) + 0.5 * abs(dy)
+        if best is None or cost < best[0]:
+            best = (cost, x + dx, y + dy, anchor, box)
+    assert best is not None
+    return best[1:]
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
