@@ -46,6 +46,15 @@ def test_every_method_on_every_sample(tmp_path):
     assert store.read_task("s0").target_prompt == "a picture of thing 0"
 
 
+def test_only_some_edits_are_made(tmp_path):
+    chosen = editors(Brighten(), Noise())
+    todo = samples(2)
+    store = Store.create_or_resume(tmp_path, run_helpers.described(chosen, todo))
+    wanted = {"s0": ["noise"], "s1": ["brighten"]}
+    runner.run(store, todo, chosen, FakeBackbone(), wanted=wanted, progress=False)
+    assert [(edit.method, edit.sample) for edit in store.edits()[0]] == [("brighten", "s1"), ("noise", "s0")]
+
+
 def test_a_second_run_redoes_nothing(tmp_path):
     chosen = editors(Brighten(), Noise())
     run_all(tmp_path, chosen, samples(2))
