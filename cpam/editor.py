@@ -146,6 +146,10 @@ class CPAM:
         Raises:
             UserError: the sample has no mask or an empty one.
         """
+        return self.edit_and_mask(sample, source, seed)[0]
+
+    def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
+        """The edited image and the last target mask M_t, bool (resolution, resolution), refined if it is so."""
         control = self.control(sample, source, seed)
         trajectory, start = source.trajectory, None
         if sample.kind == "remove":
@@ -158,7 +162,7 @@ class CPAM:
         latents = denoise(
             source.backbone, trajectory, sample.target_prompt, guidance=self.guidance, control=control, start=start
         )
-        return source.backbone.decode(latents)
+        return source.backbone.decode(latents), control.mask_target.cpu().numpy()
 
     def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
         """What CPAM does inside attention for a sample."""

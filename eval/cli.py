@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval import cli_data, cli_pocket, cli_tables
+from eval import cli_data, cli_edit, cli_pocket, cli_tables
 from eval.study import cli as cli_study
 from imba.errors import UserError
 
@@ -361,6 +361,8 @@ def _quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+app.command()(cli_edit.edit)
+app.command()(cli_edit.studio)
 app.command()(cli_tables.table)
 app.command()(cli_tables.truth)
 app.add_typer(cli_data.app, name="data")

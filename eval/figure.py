@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from eval.scoring import read_scores
 from eval.store import Store
 from imba.errors import UserError
+from imba.masking.made import overlay
 
 Pick = Literal["random", "gain", "loss"]
 """Samples chosen by chance (seeded), or by where the first method beats or loses against the second."""
@@ -110,7 +111,5 @@ def _region(source: Image.Image, mask: Path) -> Image.Image:
     if not mask.is_file():
         return Image.new("RGB", source.size, "white")
     with Image.open(mask) as file:
-        inside = np.asarray(file.convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
-    pixels = np.asarray(source).astype(float)
-    pixels[inside] = 0.45 * pixels[inside] + 0.55 * np.array([230, 40, 60])
-    return Image.fromarray(pixels.round().astype(np.uint8))
+        inside = np.asarray(file.convert("L")) > 127
+    return overlay(source, inside)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imba.errors import UserError
+from imba.masking.made import Origin
 
 Kind = Literal["replace", "pose", "background", "remove", "add"]
 """The kinds of edit of section 4.4: replace an object, change its pose or view, alter the background, remove an object,
@@ -37,6 +38,7 @@ class Sample:
         source_prompt: a caption of the source, where the data set has one.
         several_objects: whether the image shows several objects of which one is edited.
         truth: the picture that the edit should have led to, which only a rendered data set can know.
+        mask_origin: how the mask was made, where the data set says so.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Sample:
     source_prompt: str | None = None
     several_objects: bool = False
     truth: Path | None = None
+    mask_origin: Origin | None = None
 
     def read_image(self) -> Image.Image:
         """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.
