@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from imba.errors import UserError
+from imba.hashing import weights_hash as weights_hash
 
 NAMES: dict[str, str] = {
     "pocket": str(Path(__file__).parent / "weights" / "pocket"),
@@ -278,12 +278,3 @@ def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> 
     clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
     moved: Tensor = alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
     return moved
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 over a module's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

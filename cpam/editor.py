@@ -153,8 +153,18 @@ class CPAM:
         self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
     ) -> list[Image.Image]:
         """Algorithm 1 on several samples at once."""
+        return self._edit_many(samples, sources, seeds)[0]
+
+    def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
+        """The edited image and the last target mask M_t, bool (resolution, resolution), refined if it is so."""
+        images, controls = self._edit_many([sample], [source], [seed])
+        return images[0], controls[0].mask_target.cpu().numpy()
+
+    def _edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> tuple[list[Image.Image], list[PreservingControl]]:
         controls = [self.control(*each) for each in zip(samples, sources, seeds, strict=True)]
-        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls)
+        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls), controls
 
     def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
         """What CPAM does inside attention for a sample."""

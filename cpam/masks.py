@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 from scipy.ndimage import binary_dilation
-from scipy.spatial import ConvexHull, Delaunay, QhullError
 
+from imba.masking.operations import convex_hull
 from imba.sample import Kind
 
 Shape = Literal["dilate", "hull", "source"]
@@ -44,15 +44,3 @@ def dilate(mask: np.ndarray, margin: float) -> np.ndarray:
     """Dilation by a square of edge int(margin x sqrt(area)); the size is kept, for even edges too."""
     edge = int(margin * mask.sum() ** 0.5)
     return mask.copy() if edge < 2 else binary_dilation(mask, np.ones((edge, edge)))
-
-
-def convex_hull(mask: np.ndarray) -> np.ndarray:
-    """All pixels inside the convex hull of the mask; a mask without an area (a point, a line) is its own hull."""
-    points = np.argwhere(mask)
-    try:
-        corners = points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):
-        return mask.copy()
-    grid = np.argwhere(np.ones_like(mask))
-    inside: np.ndarray = (Delaunay(corners).find_simplex(grid) >= 0).reshape(mask.shape) | mask
-    return inside

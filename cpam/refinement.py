@@ -28,6 +28,7 @@ class Refinement:
         layers: number of cross-attention layers.
         start_step: the first step, from 0, that uses a refined mask (T_m).
         threshold: in [0, 1]; the release has 0.45.
+        lane: of the batch, whose attention is collected.
     """
 
     words: Sequence[int]
@@ -35,6 +36,7 @@ class Refinement:
     layers: int
     start_step: int = 1
     threshold: float = 0.45
+    lane: int = TEXT
     _sum: Tensor | None = field(default=None, repr=False)
 
     def collect(self, q: Tensor, k: Tensor, layer: int, step: int) -> Tensor | None:
@@ -50,7 +52,7 @@ class Refinement:
         last = layer == self.layers - 1
         if step + last < self.start_step:
             return None
-        scores = q[TEXT].float() @ k[TEXT].float().transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores = q[self.lane].float() @ k[self.lane].float().transpose(-1, -2) * q.shape[-1] ** -0.5
         attention = scores.softmax(-1)[..., list(self.words)]
         field_ = (attention / attention.max()).mean(0).sum(-1)
         scale = (q.shape[2] / (self.grid[0] * self.grid[1])) ** 0.5

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval import cli_ablate, cli_data, cli_pocket, cli_report, cli_sensitivity, cli_tables
+from eval import cli_ablate, cli_data, cli_edit, cli_pocket, cli_report, cli_sensitivity, cli_tables
 from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
 from eval.places import place
 from eval.study import cli as cli_study
@@ -504,6 +504,8 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(name).name or "root")
 
 
+app.command()(cli_edit.edit)
+app.command()(cli_edit.studio)
 app.command()(cli_tables.table)
 app.command()(cli_tables.truth)
 app.command()(cli_ablate.ablate)

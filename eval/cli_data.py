@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval import cli_masks
 from imba.dataset import Dataset, Problem, load, summarize, validate
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, check it, and build one.")
@@ -100,6 +101,10 @@ def pocket(out: Annotated[Path, typer.Option(help="The folder to make: new, empt
 
     build_pocket(out)
     typer.echo(f"{out}: {len(TASKS)} samples")
+
+
+app.command("masks-check")(cli_masks.masks_check)
+app.command()(cli_masks.annotate)
 
 
 def _counts(data: Dataset) -> Table:

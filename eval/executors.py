@@ -225,7 +225,7 @@ class Ray:
                     log_to_driver=False,
                     logging_level="ERROR",
                 )
-            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            except Exception as error:  # of many kinds; one that does not start in time is a bare Exception
                 raise UserError(f"no Ray cluster is reached at {address or 'this machine'}: {error}") from error
         cpus_each = recipe.threads or 1
         total = ray.cluster_resources()

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from eval.scoring import read_scores
 from eval.store import Store, open_picture, write_atomic
 from imba.errors import UserError
+from imba.masking.made import overlay
 
 Pick = Literal["random", "gain", "loss"]
 """Samples chosen by chance (seeded), or by where the first method beats or loses against the second."""
@@ -152,6 +153,4 @@ def _region(source: Image.Image, mask: Path) -> Image.Image:
     if not mask.is_file():
         return Image.new("RGB", source.size, "white")
     inside = np.asarray(open_picture(mask).convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
-    pixels = np.asarray(source).astype(float)
-    pixels[inside] = 0.45 * pixels[inside] + 0.55 * np.array([230, 40, 60])
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    return overlay(source, inside)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imba.errors import UserError
+from imba.masking.made import Origin
 from imba.remote import fetch
 from imba.sample import Altered, Kind, Sample
 
@@ -76,6 +77,7 @@ class Record(BaseModel):
     source_prompt: str | None = None
     several_objects: bool = False
     truth: str | None = None
+    mask_origin: Origin | None = None
 
 
 _MENDS = {
@@ -90,6 +92,7 @@ _MENDS = {
     "source_prompt": "Give a caption of the image, or leave it out",
     "several_objects": "Give true or false, or leave it out",
     "truth": "Give a file name in truth/, or leave it out",
+    "mask_origin": "Give what cpam-bench writes there, or leave it out",
 }
 
 
@@ -104,6 +107,7 @@ class Dataset:
         problems: what :func:`load` saw; :func:`validate` also looks into the files.
         fingerprint: sha256 over the records and the contents of every file they name.
         records: how many records ``data.json`` holds.
+        indices: of each sample, the index of its record.
     """
 
     name: str
@@ -112,6 +116,7 @@ class Dataset:
     problems: list[Problem]
     fingerprint: str
     records: int
+    indices: list[int] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -138,13 +143,13 @@ class Dataset:
         samples = self.samples[:count]
         kept = {sample.id for sample in samples}
         problems = [problem for problem in self.problems if problem.sample is None or problem.sample in kept]
-        return dataclasses.replace(self, samples=samples, problems=problems)
+        return dataclasses.replace(self, samples=samples, problems=problems, indices=self.indices[:count])
 
     def to_hf(self) -> datasets.Dataset:
         """The samples as a Hugging Face data set, for its tools (map, filter, push_to_hub, the viewer).
 
         Columns are the fields of :class:`Sample`; ``image``, ``mask`` (the object's, as stored) and ``truth`` are Image
-        features that decode on access.
+        features that decode on access, and ``mask_origin`` is JSON.
 
         Raises:
             UserError: an image or mask is missing.
@@ -157,6 +162,9 @@ class Dataset:
         names = [field.name for field in dataclasses.fields(Sample)]
         features = datasets.Features({name: special.get(name, text) for name in names})
         rows = [{name: getattr(sample, name) for name in names} for sample in self.samples]
+        for row in rows:
+            origin = row["mask_origin"]
+            row["mask_origin"] = origin and origin.model_dump_json()
         rows = [{k: str(v) if isinstance(v, Path) else v for k, v in row.items()} for row in rows]
         return datasets.Dataset.from_list(rows, features=features)
 
@@ -182,7 +190,7 @@ def load(name_or_path: str | Path) -> Dataset:
         if record is not None:
             records[index] = record
     ids = _ids(records, problems)
-    samples = []
+    samples, indices = [], []
     for index, record in records.items():
         try:
             sample, found = _sample(root, index, record, ids[index])
@@ -190,11 +198,12 @@ def load(name_or_path: str | Path) -> Dataset:
             problems.append(refused.problem)
             continue
         samples.append(sample)
+        indices.append(index)
         problems += found
     is_pocket = root == POCKET.resolve()
     # Another folder that happens to be called "pocket" must not pass for the embedded one.
     name = "pocket" if is_pocket else root.name if root.name != "pocket" else str(root)
-    return Dataset(name, root, samples, problems, _fingerprint(root, raw, samples), len(raw))
+    return Dataset(name, root, samples, problems, _fingerprint(root, raw, samples), len(raw), indices)
 
 
 def validate(dataset: Dataset) -> list[Problem]:
@@ -297,7 +306,7 @@ def _parse(index: int, item: Any) -> tuple[Record | None, list[Problem]]:
         problems = []
         for fault in error.errors():
             field = str(fault["loc"][0])
-            missing = fault["type"] == "missing"
+            missing = fault["type"] == "missing" and len(fault["loc"]) == 1
             wrong = "is missing" if missing else f"is wrong: {fault['msg']}, not {fault['input']!a:.60}"
             problems.append(Problem("error", f"field {field} {wrong}", _MENDS[field], record=index, file=file))
         return None, problems
@@ -308,13 +317,13 @@ def _parse(index: int, item: Any) -> tuple[Record | None, list[Problem]]:
     return record, unknown
 
 
-def _slug(text: str, limit: int) -> str:
+def slug(text: str, limit: int) -> str:
     """Lower-case ASCII letters, digits, ``_`` and ``-``; a text that is cut or has no such letters ends in its hash."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")
-    if slug and len(slug) <= limit:
-        return slug
-    return f"{slug[:limit]}-{_hash(text)}".strip("-")
+    name = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")
+    if name and len(name) <= limit:
+        return name
+    return f"{name[:limit]}-{_hash(text)}".strip("-")
 
 
 def _hash(text: str) -> str:
@@ -342,7 +351,7 @@ def _ids(records: dict[int, Record], problems: list[Problem]) -> dict[int, str]:
         elif record.id is not None:
             base[index] = record.id
             continue
-        base[index] = f"{_slug(Path(record.img_name).stem, 40)}-{_slug(record.target_text, 70)}"
+        base[index] = f"{slug(Path(record.img_name).stem, 40)}-{slug(record.target_text, 70)}"
     # File systems may not tell upper from lower case.
     tasks: dict[str, set[str]] = {}
     for index, id in base.items():
@@ -436,6 +445,7 @@ def _sample(root: Path, index: int, record: Record, id: str) -> tuple[Sample, li
         source_prompt=record.source_prompt,
         several_objects=record.several_objects,
         truth=truth or None,
+        mask_origin=record.mask_origin,
     )
     return sample, problems
 

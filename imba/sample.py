@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imba.errors import UserError
+from imba.masking.made import Origin
 
 Kind = Literal["replace", "pose", "background", "remove", "add"]
 """The kinds of edit of section 4.4: replace an object, change its pose or view, alter the background, remove an object,
@@ -39,6 +40,7 @@ class Sample:
         truth: the picture that the edit should have led to, as a file or in memory; only a rendered data set knows it.
         caption_by: the captioner that wrote ``source_prompt``, or None if the data set has it.
         file_name: of the image where it has been read into memory, else empty.
+        mask_origin: how the mask was made, where the data set says so.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Sample:
     truth: Path | Image.Image | None = None
     caption_by: str | None = None
     file_name: str = ""
+    mask_origin: Origin | None = None
 
     def read_image(self) -> Image.Image:
         """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.

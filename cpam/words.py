@@ -1,0 +1,100 @@
+"""A mask from words by the backbone itself: where the source attends to them.
+
+The maps are aggregated as CPAM's mask refinement does (:mod:`cpam.refinement`), but of the source's inversion and not
+of an edit, and over all tokens but the first.  The prompt holds the words alone; after them, end and padding say the
+same (CLIP's text encoder looks back), and where a model reads a word there rather than at its own place, as the pocket
+backbone does, its own place shows nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from cpam.attention import AttentionControl, controlled
+from cpam.backbone import Backbone
+from cpam.inversion import invert
+from cpam.refinement import Refinement, enlarge
+from imba.errors import UserError
+from imba.masking.made import MadeMask, Origin
+from imba.masking.operations import largest, within
+from imba.masking.segmenters import Clicks, GrabCut
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+THRESHOLD = 0.55
+"""Cut of the scaled attention; with it the masks of pocket objects are best (``cpam-bench data masks-check``)."""
+
+
+class _Watching(AttentionControl):
+    """Plain attention that is looked at."""
+
+    def __init__(self, refinement: Refinement):
+        self.refinement = refinement
+        self.mask: Tensor | None = None
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        mask = self.refinement.collect(q, k, layer, self.step)
+        self.mask = self.mask if mask is None else mask
+        return super().cross_attention(q, k, v, layer)
+
+
+def select(
+    backbone: Backbone,
+    image: Image.Image,
+    words: str,
+    steps: int = 20,
+    threshold: float = THRESHOLD,
+    snap: bool = True,
+) -> MadeMask:
+    """The mask of what the words name, by cross-attention.
+
+    Args:
+        backbone: the model.
+        image: any size.
+        words: to look for.
+        steps: of the inversion whose latents are looked at.
+        threshold: cut of the attention, scaled to [0, 1].
+        snap: take the largest part and let GrabCut find its outline in the picture, for attention is as coarse as the
+            latents.
+
+    Raises:
+        UserError: there are no words.
+    """
+    if not words.strip():
+        raise UserError("name what to look for in words")
+    prompt = f"a photo of {words}"
+    after_start = range(1, backbone.token_ids(prompt).shape[1])
+    edge = backbone.unet.config.sample_size
+    refinement = Refinement(after_start, (edge, edge), backbone.cross_layers, start_step=0, threshold=threshold, lane=0)
+    watching, trajectory = _Watching(refinement), invert(backbone, backbone.encode(backbone.fit(image)), steps)
+    with controlled(backbone.unet, watching):
+        for step, timestep in enumerate(trajectory.schedule.timesteps):
+            watching.step = step
+            backbone.predict(trajectory.at(step), timestep, backbone.embed(prompt))
+    if watching.mask is None:
+        raise UserError(f"backbone {backbone.name!r} has no cross-attention to look at")
+    mask = enlarge(watching.mask.cpu(), (image.height, image.width)).numpy()
+    origin = Origin(
+        tool="cross-attention",
+        weights=backbone.name,
+        weights_sha256=backbone.fingerprint["unet"],
+        inputs={"words": words, "prompt": prompt, "steps": steps, "threshold": threshold, "snap": snap},
+    )
+    return MadeMask(_snapped(image, mask, edge) if snap else mask, origin)
+
+
+def _snapped(image: Image.Image, mask: np.ndarray, edge: int) -> np.ndarray:
+    part = largest(mask)
+    depth = ndimage.distance_transform_edt(part)
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    rows, columns = np.nonzero(within(part, 0.75 * max(image.size) / edge))
+    box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    try:
+        return GrabCut().segment(image, Clicks(((float(x), float(y)),), box=box)).mask
+    except UserError:  # it fills the picture, or is of the background's colours
+        return part

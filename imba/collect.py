@@ -1,0 +1,198 @@
+"""Adding to a data set: new samples, and masks that are missing.
+
+Files are written whole or not at all and never over others; ``data.json`` is replaced in one step, under a lock, so
+that several processes may add to one data set.  What a record says besides is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imba.dataset import load, mask_name, read_records, slug, unsafe
+from imba.errors import UserError
+from imba.masking.made import MadeMask
+from imba.sample import Altered, Kind
+
+
+def add_sample(
+    root: Path,
+    image: Image.Image,
+    made: MadeMask,
+    *,
+    target_prompt: str,
+    kind: Kind,
+    object_prompt: str = "",
+    retain_object: bool = False,
+    source_prompt: str | None = None,
+) -> str:
+    """Append a sample to a data set, which is made if it is not there yet.
+
+    Args:
+        root: the data set's folder: new, empty, or with a ``data.json``.
+        image: the picture; stored as PNG.
+        made: the object's mask and how it was made (for ``background``, the object that stays).
+        target_prompt, kind, object_prompt, retain_object, source_prompt: of :class:`imba.sample.Sample`.
+
+    Returns:
+        the sample's id, unlike all others in the data set.
+
+    Raises:
+        UserError: there is no prompt, the mask does not fit, or the folder cannot be written or holds something else.
+    """
+    if not target_prompt.strip():
+        raise UserError("a sample needs a target prompt: what the edited picture shows")
+    _check(made, image.size)
+    with _locked(root):
+        records = _records(root)
+        id = _free(root, records, f"{slug(object_prompt or kind, 30)}-{slug(target_prompt, 60)}")
+        _write_new(root / "images" / f"{id}.png", _png(image.convert("RGB")))
+        _write_new(root / "masks" / f"{id}.png", _png(_stored(made.mask)))
+        altered: Altered = "background" if kind == "background" else "foreground"
+        record: dict[str, Any] = {
+            "img_name": f"{id}.png",
+            "target_text": target_prompt,
+            "object": altered,
+            "alter_mask": None,
+            "retain_object": retain_object,
+            "object_prompt": object_prompt,
+            "id": id,
+            "kind": kind,
+            "mask_origin": made.origin.model_dump(exclude_none=True),
+        }
+        if source_prompt:
+            record["source_prompt"] = source_prompt
+        _write_records(root, [*records, record])
+    return id
+
+
+def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[str]:
+    """Store the mask that a sample lacks.
+
+    Args:
+        root: the data set's folder.
+        id: the sample's.
+        made: the object's mask and how it was made.
+        own: give the sample a mask of its own (``alter_mask`` is set to its id) where others would share its file, as
+            those of the same image do.
+
+    Returns:
+        ids of all samples that have this mask now.
+
+    Raises:
+        UserError: there is no such sample, it has a mask already, or the mask does not fit its image.
+    """
+    with _locked(root):
+        data, records = load(root), _records(root)
+        indices = dict(zip((sample.id for sample in data), data.indices, strict=True))
+        if id not in indices:
+            raise UserError(f"{root} has no sample {id}")
+        _check(made, data[id].read_image().size)
+        names = {s: mask_name(records[i]["img_name"], records[i]["alter_mask"]) for s, i in indices.items()}
+        name = f"{id}.png" if own else names[id]
+        if reason := unsafe(root, "masks", name):
+            raise UserError(f"{root}: the mask of {id} is refused: {reason}")
+        served = [id] if own else [other for other in names if names[other] == name]
+        _write_new(root / "masks" / name, _png(_stored(made.mask)))
+        for other in served:
+            records[indices[other]]["mask_origin"] = made.origin.model_dump(exclude_none=True)
+        if own:
+            # Its id must not hang on the mask's name, which it can where records are alike.
+            records[indices[id]] |= {"alter_mask": id, "id": id}
+        _write_records(root, records)
+    return served
+
+
+def without_mask(root: Path) -> list[str]:
+    """Ids of the samples whose mask is missing and whose image is there, in the data set's order."""
+    data = load(root)
+    return [sample.id for sample in data if sample.mask is None and Path(str(sample.image)).is_file()]
+
+
+def _check(made: MadeMask, size: tuple[int, int]) -> None:
+    if made.mask.shape[::-1] != size:
+        height, width = made.mask.shape
+        raise UserError(f"the mask is {width} x {height} pixels, its image {size[0]} x {size[1]}")
+    if not made.mask.any():
+        raise UserError("the mask marks nothing; draw it first")
+
+
+def _records(root: Path) -> list[Any]:
+    if (root / "data.json").is_file():
+        return read_records(root / "data.json", root)
+    others = [path.name for path in root.iterdir() if path.name not in (".lock", "images", "masks")]
+    if others:
+        raise UserError(f"{root} is not empty and no data set ({others[0]}); give a new folder")
+    return []
+
+
+def _free(root: Path, records: list[Any], stem: str) -> str:
+    """An id that neither a record nor a file has."""
+    ids = {sample.id.lower() for sample in load(root)} if records else set()
+    number, id = 1, stem
+    while id.lower() in ids or any((root / folder / f"{id}.png").exists() for folder in ("images", "masks")):
+        number += 1
+        id = f"{stem}-{number}"
+    return id
+
+
+def _stored(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_records(root: Path, records: list[Any]) -> None:
+    path = root / "data.json"
+    part = _write_part(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
+    part.replace(path)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file whole, and not over another one."""
+    part = _write_part(path, content)
+    try:
+        os.link(part, path)  # unlike a rename, it fails where something is already
+    except FileExistsError:
+        raise UserError(f"{path} is there already and is left as it is; delete it first to make it anew") from None
+    finally:
+        part.unlink()
+
+
+def _write_part(path: Path, content: bytes) -> Path:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}). Mend that and try again.") from error
+    return part
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Held while a data set is added to; other processes wait."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{root} cannot be written ({error.strerror}). Give a folder that can.") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,78 @@
+"""A mask and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from imba.errors import UserError
+from imba.masking import operations
+
+
+class Origin(BaseModel):
+    """How a mask was made, as ``data.json`` keeps it in the field ``mask_origin``.
+
+    Attributes:
+        tool: ``file``, ``polygon``, ``strokes``, ``sam``, ``sam2``, ``grabcut``, ``clipseg``, ``cross-attention``, or
+            another one's name.
+        weights: name or folder of the model behind it, None without one.
+        weights_sha256: over the model's parameters and buffers.
+        inputs: what the user gave: points, boxes, words, thresholds.
+        operations: what was done to the mask afterwards, in order (:mod:`imba.masking.operations`).
+        note: what a reader should know, such as which tool this one stands in for.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    tool: str = Field(min_length=1)
+    weights: str | None = None
+    weights_sha256: str | None = None
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    operations: list[str] = Field(default_factory=list)
+    note: str | None = None
+
+    @field_validator("operations")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            try:
+                operations.parse(name)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return names
+
+
+@dataclass(frozen=True)
+class MadeMask:
+    """A mask, bool (H, W) of the picture's size, True on what is marked, and its record."""
+
+    mask: np.ndarray
+    origin: Origin
+
+    def then(self, names: Sequence[str]) -> MadeMask:
+        """With operations applied to it, which its record then lists too.
+
+        Raises:
+            UserError: there is no such operation, or nothing is left of the mask.
+        """
+        mask = self.mask
+        for name in names:
+            mask = operations.apply(mask, name)
+        if names and not mask.any():
+            raise UserError(f"nothing is left of the mask after {', '.join(names)}; shrink it less")
+        origin = self.origin.model_copy(update={"operations": [*self.origin.operations, *names]})
+        return MadeMask(mask, origin)
+
+
+def overlay(picture: Image.Image, mask: np.ndarray, share: float = 0.55) -> Image.Image:
+    """The picture with the mask, bool (H, W) of any size, in red; ``share`` is how much of the red covers it."""
+    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    pixels = np.asarray(picture.convert("RGB")).astype(float)
+    marked = np.asarray(inside) > 127
+    pixels[marked] = (1 - share) * pixels[marked] + share * np.array([230, 40, 60])
+    return Image.fromarray(pixels.round().astype(np.uint8))
