@@ -11,11 +11,11 @@ from typing import Any
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
+# The paints are asked for once the largest is known, since on a busy machine the page is loaded before it is painted.
 _PAINTS = """() => new Promise((resolve) => {
-  const times = Object.fromEntries(performance.getEntriesByType("paint").map((entry) => [entry.name, entry.startTime]));
   new PerformanceObserver((list) => {
-    times["largest-contentful-paint"] = list.getEntries().at(-1).startTime;
-    resolve(times);
+    const paints = performance.getEntriesByType("paint").map((entry) => [entry.name, entry.startTime]);
+    resolve({ ...Object.fromEntries(paints), "largest-contentful-paint": list.getEntries().at(-1).startTime });
   }).observe({ type: "largest-contentful-paint", buffered: true });
 })"""
 
