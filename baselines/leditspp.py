@@ -9,6 +9,7 @@ from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusi
 from PIL import Image
 
 from baselines.pipelines import generator, latent_mask, picture, pipeline
+from cpam.attention import quarter_stages
 from cpam.editing import Capabilities, parameter
 from cpam.source import Source
 from imba.errors import UserError
@@ -49,6 +50,14 @@ class LEditsPP:
         if backbone.resolution % 32:
             raise UserError(
                 f"LEDITS++ needs a resolution divisible by 32, and {backbone.name} has {backbone.resolution}"
+            )
+        stages = quarter_stages(backbone.unet)
+        if self.intersect and not any(
+            ".attn2." in name and name.startswith(stages) for name in backbone.unet.attn_processors
+        ):
+            raise UserError(
+                f"{backbone.name} has no cross-attention at a quarter of its latents' edge, where LEDITS++ takes its"
+                " implicit masks; use leditspp:intersect=false"
             )
         mask = latent_mask(sample, source).to(backbone.device, backbone.dtype) if self.masked else None
         solver = DPMSolverMultistepScheduler.from_config(

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_atte
 from baselines.alignment import Alignment, Words, align
 from baselines.fpe import tokens_at, with_source_maps
 from baselines.null_text import invert_null_text
-from cpam.attention import AttentionControl, layers
+from cpam.attention import AttentionControl, layers, quarter_stages
 from cpam.backbone import Backbone
 from cpam.editing import Capabilities, parameter, source_caption
 from cpam.inversion import invert
@@ -46,8 +46,8 @@ class LocalBlend:
     """
 
     def __init__(self, unet: Any, alignment: Alignment, start_step: int, threshold: float = 0.3):
-        stages = ("down_blocks.2.", f"up_blocks.{len(unet.up_blocks) - 3}.")
-        self.layers = {layer for layer, name in enumerate(layers(unet, "attn2")) if name.startswith(stages)}
+        names = enumerate(layers(unet, "attn2"))
+        self.layers = {layer for layer, name in names if name.startswith(quarter_stages(unet))}
         if not self.layers:
             raise UserError(
                 "this backbone has no cross-attention at a quarter of its latents' edge, from which the region to blend"

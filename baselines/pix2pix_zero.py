@@ -14,6 +14,7 @@ from diffusers import DDIMInverseScheduler, StableDiffusionPix2PixZeroPipeline
 from PIL import Image
 
 from baselines.pipelines import generator, picture, pipeline
+from cpam.attention import layers
 from cpam.editing import Capabilities, parameter, source_caption
 from cpam.source import Source
 from imba.errors import UserError
@@ -85,6 +86,7 @@ class Pix2PixZero:
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         random = generator(seed)
         caption, steps = source_caption(sample), source.steps
+        layers(source.backbone.unet, "attn2")  # which refuses other attention than a transformer block's
         parts = {
             "inverse_scheduler": DDIMInverseScheduler.from_config(source.backbone.scheduler().config),
             "caption_generator": None,

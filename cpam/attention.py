@@ -147,6 +147,11 @@ def layers(unet: Any, kind: Literal["attn1", "attn2"]) -> list[str]:
     return sorted(found, key=_execution_order)
 
 
+def quarter_stages(unet: Any) -> tuple[str, str]:
+    """What the names of the layers at a quarter of the latents' edge (16x16 of 64x64) begin with, down and up."""
+    return "down_blocks.2.", f"up_blocks.{len(unet.up_blocks) - 3}."
+
+
 def _execution_order(name: str) -> tuple[int, list[int]]:
     stage = ("down_blocks", "mid_block", "up_blocks").index(name.split(".")[0])
     return stage, [int(number) for number in re.findall(r"\.(\d+)\.", name)]

@@ -24,7 +24,12 @@ CAPTION = "a photo of an apple on a beach"
 
 EDITORS, BROKEN = registry.load_all()
 
-SETTINGS = {"masactrl": "step=1", "p2p-nti": "inner_steps=1"}
+SETTINGS = {
+    "masactrl": "step=1",
+    "p2p-nti": "inner_steps=1",
+    "pix2pix-zero": "rounds=1,rolls=1",
+    "imagic": "embedding_steps=1,model_steps=1",
+}
 """Parameters with which an editor does in these few steps, and cheaply, what it does in many."""
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -45,10 +50,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 REFUSED = {
     ("p2p-nti", "two stages"): "quarter",
+    ("leditspp", "two stages"): "quarter",
+    ("leditspp", "uneven latents"): "divisible by 32",
     ("pnp", "no attention in the decoder"): "decoder",
 } | {
     (name, "self-attention alone"): "transformer block"
-    for name in ("cpam", "cpam-release", "masactrl", "pnp", "fpe", "p2p-nti")
+    for name in ("cpam", "cpam-release", "masactrl", "pnp", "fpe", "p2p-nti", "pix2pix-zero")
 }
 """Editors that cannot work with a backbone, and words of the reason that they give."""
 
