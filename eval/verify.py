@@ -107,7 +107,8 @@ def _edits(store: Store, wrong: list[str], known: set[Path]) -> Iterator[Edit]:
                 if path.is_file():
                     wrong.append(f"{path} has no record")
                 continue
-            if edit.params != described["parameters"]:
+            # A record may say more, as of the files that an editor has read.
+            if not described["parameters"].items() <= edit.params.items():
                 wrong.append(f"{record}: its parameters are not those of {method} in run.json")
             if edit.seed != edit_seed(store.run.seed, method, sample):
                 wrong.append(f"{record}: its seed {edit.seed} does not follow from the run's, {store.run.seed}")
@@ -260,7 +261,7 @@ def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
     run = store.run
     try:
         label, editor = registry.make(edit.method)
-        if registry.parameters(editor) != edit.params:
+        if not registry.parameters(editor).items() <= edit.params.items():
             raise UserError(f"{label} has other parameters now: {registry.parameters(editor)}, not {edit.params}")
         start = run.samples.index(edit.sample) // run.batch * run.batch
         samples = tuple(stored_sample(store, id) for id in run.samples[start : start + run.batch])
