@@ -273,7 +273,7 @@ def run(
         gpus_per_worker=gpus_per_worker,
     )
     try:
-        outcome = execute(data, [(editors, data.samples)], folder, settings, arguments=arguments, say=_say)
+        outcome = execute(data, list(editors), folder, settings, arguments=arguments, say=_say)
     except KeyboardInterrupt:
         _say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None

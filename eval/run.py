@@ -15,8 +15,7 @@ import torch
 
 from cpam.backbone import Backbone
 from cpam.cache import TrajectoryCache
-from cpam.editing import Editor
-from eval import runner
+from eval import registry, runner
 from eval.clip import load_clip
 from eval.executors import Executor, Processes, Ray, Serial
 from eval.forkserver import prepare_processes
@@ -27,7 +26,6 @@ from eval.store import Run, Store, locked
 from eval.worker import Recipe
 from imba.dataset import Dataset
 from imba.errors import UserError
-from imba.sample import Sample
 
 ExecutorName = Literal["serial", "processes", "ray"]
 
@@ -84,7 +82,7 @@ class Outcome:
 
 def execute(
     data: Dataset,
-    parts: Sequence[tuple[Mapping[str, Editor], Sequence[Sample]]],
+    labels: Sequence[str],
     folder: str | Path,
     settings: Settings | None = None,
     *,
@@ -96,7 +94,7 @@ def execute(
 
     Args:
         data: complete (:func:`imba.dataset.require_complete`).
-        parts: which editors (canonical label -> editor) are to edit which of its samples.
+        labels: methods, as on the command line.
         folder: of the run.
         settings: how; the defaults are the command's.
         arguments: what ``run.json`` says of the command.
@@ -110,8 +108,7 @@ def execute(
     """
     settings = settings or Settings()
     folder = place(folder)
-    editors = {label: editor for chosen, _ in parts for label, editor in chosen.items()}
-    only = {(label, sample.id) for chosen, samples in parts for label in chosen for sample in samples}
+    editors = dict(registry.make(label) for label in labels)
     name, workers = _executor(settings)
     if name == "processes":
         prepare_processes()
@@ -156,14 +153,7 @@ def execute(
         )
         executor = _make_executor(name, recipe, workers, model, settings, where)
         failures = runner.run(
-            store,
-            data.samples,
-            editors,
-            model,
-            only=only,
-            executor=executor,
-            timeout=settings.timeout,
-            progress=progress,
+            store, data.samples, editors, model, executor=executor, timeout=settings.timeout, progress=progress
         )
         scores = score(store, clip=scorer, device=choose_device(None) if name == "ray" else where)
         board = leaderboard([folder])

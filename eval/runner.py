@@ -166,7 +166,6 @@ def run(
     editors: Mapping[str, Editor],
     backbone: Any,
     *,
-    only: Collection[tuple[str, str]] | None = None,
     executor: Executor | None = None,
     timeout: float | None = None,
     progress: bool | None = None,
@@ -188,7 +187,6 @@ def run(
         samples: what to edit.
         editors: canonical label -> editor.
         backbone: as the editors take it; the runner itself needs what makes pictures fit.
-        only: the edits to make, as (label, sample id); None makes them all.
         executor: where the workers are (closed at the end); by default one works in this process, on ``backbone``.
         timeout: seconds that an edit may take, the inversion of its sample included if it is the first that needs it.
         progress: show bars on stderr; None shows them on a terminal only.
@@ -210,8 +208,6 @@ def run(
         if timeout is not None and not executor.can_end:
             raise UserError("a timeout needs workers in processes of their own; an edit in this one cannot be ended")
         pending = pending_edits(store, samples, editors)
-        if only is not None:
-            pending = {id: [label for label in labels if (label, id) in only] for id, labels in pending.items()}
         if warnings:
             warn(store, samples, backbone)
         with _bars(pending, progress) as bars, _interruptible() as interrupted:

@@ -45,14 +45,6 @@ def test_every_method_on_every_sample(tmp_path):
     assert store.read_task("s0").target_prompt == "a picture of thing 0"
 
 
-def test_only_some_edits_are_made(tmp_path):
-    chosen = editors(Brighten(), Noise())
-    todo = samples(2)
-    store = Store.create_or_resume(tmp_path, run_helpers.described(chosen, todo))
-    runner.run(store, todo, chosen, FakeBackbone(), only={("brighten", "s1"), ("noise", "s0")}, progress=False)
-    assert [(edit.method, edit.sample) for edit in store.edits()[0]] == [("brighten", "s1"), ("noise", "s0")]
-
-
 def test_a_second_run_redoes_nothing(tmp_path):
     chosen = editors(Brighten(), Noise())
     run_all(tmp_path, chosen, samples(2))

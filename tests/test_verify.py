@@ -18,7 +18,6 @@ from test_executors import TINY
 from typer.testing import CliRunner
 
 import imba.dataset
-from eval import registry
 from eval import status as status_module
 from eval.cli import app
 from eval.run import Settings, execute
@@ -121,9 +120,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, clip: str) -> Path:
     (root / "data.json").write_text(json.dumps(records))
     folder = tmp_path_factory.mktemp("rerun") / "run"
     settings = Settings(backbone=str(TINY), steps=3, device="cpu", clip=clip, batch=2, threads=1)
-    data = imba.dataset.load(root)
-    chosen = dict(registry.make(label) for label in ("cpam", "masactrl:step=1", "identity"))
-    outcome = execute(data, [(chosen, data.samples)], folder, settings)
+    outcome = execute(imba.dataset.load(root), ["cpam", "masactrl:step=1", "identity"], folder, settings)
     assert outcome.failures == [] and len(outcome.board.rows) == 3
     assert Store.open(folder).run.batch == 2
     return folder
