@@ -225,7 +225,7 @@ class Ray:
                     log_to_driver=False,
                     logging_level="ERROR",
                 )
-            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            except Exception as error:  # of many kinds; one that does not start in time is a bare Exception
                 raise UserError(f"no Ray cluster is reached at {address or 'this machine'}: {error}") from error
         cpus_each = recipe.threads or 1
         total = ray.cluster_resources()
@@ -301,6 +301,8 @@ class _Actor:
 def _ray() -> Any:
     # A worker for which no GPU is set aside may still share one: by default Ray would hide them all from it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A busy machine takes longer to start than Ray would wait.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     try:
         import ray
     except ImportError:
