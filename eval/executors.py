@@ -301,8 +301,6 @@ class _Actor:
 def _ray() -> Any:
     # A worker for which no GPU is set aside may still share one: by default Ray would hide them all from it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A busy machine takes longer to start than Ray would wait.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     try:
         import ray
     except ImportError:
