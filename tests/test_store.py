@@ -180,7 +180,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path):
     process = context.Process(target=_hold, args=(tmp_path, ready, done))
     process.start()
     try:
-        assert ready.wait(120)
+        assert ready.wait(600)
         with pytest.raises(UserError, match=f"process {process.pid} on "), locked(tmp_path):
             pass
     finally:
