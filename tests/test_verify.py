@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import imba.dataset
 from eval import status as status_module
 from eval.cli import app
+from eval.metrics import METRICS
 from eval.run import Settings, execute
 from eval.scoring import score
 from eval.status import render, status
@@ -52,7 +53,7 @@ def test_a_copied_run_verifies(folder: Path) -> None:
     found = verify(folder)
     assert found.wrong == [] and found.unchecked == []
     assert found.files == 3 * 3 + 2 * 3 * 2
-    assert found.scores == 2 * 9
+    assert found.scores == 2 * len(METRICS)
     called = CliRunner().invoke(app, ["verify", str(folder)])
     assert called.exit_code == 0 and "18 scores measured again, 0 wrong" in called.output
 
@@ -105,7 +106,7 @@ def test_scores_of_a_scorer_that_is_not_at_hand_are_told(folder: Path, clip: str
     found = verify(folder)
     assert found.wrong == [] and "clip_score, clip_score_region: " in found.unchecked[0]
     assert found.scores == 2 * 7
-    assert verify(folder, clip=clip).scores == 2 * 9
+    assert verify(folder, clip=clip).scores == 2 * len(METRICS)
 
 
 # rerun ----------------------------------------------------------------------------------------------------------------
