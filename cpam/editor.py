@@ -19,7 +19,7 @@ from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
 from cpam.refinement import Refinement, enlarge
-from cpam.removal import background_noise, touched
+from cpam.removal import Hole
 from cpam.sampling import sample as denoise
 from cpam.source import Source
 from imba.sample import Kind, Sample
@@ -38,10 +38,10 @@ class PreservingControl(AttentionControl):
         seed: of that draw.
 
     Attributes:
-        hold: where the target keeps the source's latents at every step, bool (h, w), or None for nowhere.
+        hole: the place of an object that is removed, or None.
     """
 
-    hold: Tensor | None = None
+    hole: Hole | None = None
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PreservingControl(AttentionControl):
         return localize(q, k, v, self._region(q.shape[2]))
 
     def after_step(self, source: Tensor, target: Tensor) -> Tensor:
-        return target if self.hold is None else torch.where(self.hold, source, target)
+        return target if self.hole is None else self.hole.after_step(self.step, source, target)
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
@@ -134,8 +134,9 @@ class CPAM:
         "prompt", "words whose attention counts: all of P_t or the object prompt's", "authors' release"
     )
     remove_noise: Literal["background", "inverted"] = parameter(
-        "background", "z_T where an object is removed: drawn from the background around it, or as inverted", "ours"
+        "background", "where a removed object was, begin with a continuation of the background, or as inverted", "ours"
     )
+    remove_steps: float = parameter(0.3, "share of the steps in which that is kept there", "ours")
     remove_hold: bool = parameter(
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )
@@ -153,12 +154,9 @@ class CPAM:
         control = self.control(sample, source, seed)
         trajectory, start = source.trajectory, None
         if sample.kind == "remove":
-            noise = trajectory.latents[-1]
-            hole = touched(control.mask_source, (noise.shape[-2], noise.shape[-1]))
-            if self.remove_noise == "background":
-                start = background_noise(noise, hole, seed)
-            if self.remove_hold:
-                control.hold = ~hole
+            fills = self.remove_noise == "background"
+            hole = Hole(trajectory, control.mask_source, seed, self.remove_steps, fills, self.remove_hold)
+            control.hole, start = hole, hole.start()
         latents = denoise(
             source.backbone, trajectory, sample.target_prompt, guidance=self.guidance, control=control, start=start
         )
@@ -221,11 +219,9 @@ class CPAMRelease(CPAM):
     )
     normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
     remove_noise: Literal["background", "inverted"] = parameter(
-        "inverted", "z_T where an object is removed: drawn from the background around it, or as inverted", "Algorithm 1"
+        "inverted", "where a removed object was, begin with a continuation of the background, or as inverted", "paper"
     )
-    remove_hold: bool = parameter(
-        False, "outside a removed object, keep the source's latents at every step", "Algorithm 1"
-    )
+    remove_hold: bool = parameter(False, "outside a removed object, keep the source's latents at every step", "paper")
 
 
 @dataclass
