@@ -64,7 +64,7 @@ def serve(*arguments: object) -> tuple[subprocess.Popen[bytes], str]:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    collect = tmp_path_factory.mktemp("studio") / "set"
+    collect = tmp_path_factory.mktemp("studio") / "my-imba"
     process, base = serve(
         "studio", "--backbone", BACKBONE, "--collect", collect, "--segmenter", "grabcut", "--device", "cpu"
     )
