@@ -136,7 +136,7 @@ class CPAM:
     remove_noise: Literal["background", "inverted"] = parameter(
         "background", "where a removed object was, begin with a continuation of the background, or as inverted", "ours"
     )
-    remove_steps: float = parameter(0.3, "share of the steps in which that is kept there", "ours")
+    remove_steps: float = parameter(0.5, "share of the steps in which that is kept there", "ours")
     remove_hold: bool = parameter(
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )

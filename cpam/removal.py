@@ -41,7 +41,7 @@ class Hole:
     """
 
     def __init__(
-        self, trajectory: Trajectory, mask: Tensor, seed: int, share: float = 0.3, fill: bool = True, hold: bool = True
+        self, trajectory: Trajectory, mask: Tensor, seed: int, share: float = 0.5, fill: bool = True, hold: bool = True
     ):
         self.trajectory = trajectory
         clean = trajectory.latents[0]
