@@ -20,7 +20,7 @@ from cpam.localization import localize
 from cpam.masks import Shape, target_mask
 from cpam.preservation import Region, preserve, region
 from cpam.refinement import Refinement, enlarge
-from cpam.removal import Removal
+from cpam.removal import Hole
 from cpam.source import Source, denoise_sources
 from imba.sample import Kind, Sample
 
@@ -36,7 +36,7 @@ class PreservingControl(AttentionControl):
         refinement: how M_t follows the generated object, or None to keep it.
         normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
         seed: of that draw.
-        removal: what is done to the latents where an object is removed.
+        hole: the place of an object that is removed, or None.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class PreservingControl(AttentionControl):
         refinement: Refinement | None = None,
         normal_layers: float = 0.0,
         seed: int = 0,
-        removal: Removal | None = None,
+        hole: Hole | None = None,
     ):
         self.mask_source, self.mask_target = mask_source, mask_target
         self.retain, self.start_step, self.start_layer = retain, start_step, start_layer
         self.preservation, self.localization = preservation, localization
         self.refinement, self.normal_layers = refinement, normal_layers
-        self.removal = removal
+        self.hole = hole
         self._seed = seed
         self._regions: dict[int, Region] = {}
 
@@ -79,10 +79,10 @@ class PreservingControl(AttentionControl):
         return localize(q, k, v, self._region(q.shape[2]))
 
     def start(self, noise: Tensor) -> Tensor:
-        return noise if self.removal is None else self.removal.start(noise)
+        return noise if self.hole is None else self.hole.start()
 
     def after_step(self, source: Tensor, target: Tensor) -> Tensor:
-        return target if self.removal is None else self.removal.after_step(source, target)
+        return target if self.hole is None else self.hole.after_step(self.step, source, target)
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
@@ -135,8 +135,9 @@ class CPAM:
         "prompt", "words whose attention counts: all of P_t or the object prompt's", "authors' release"
     )
     remove_noise: Literal["background", "inverted"] = parameter(
-        "background", "z_T where an object is removed: drawn from the background around it, or as inverted", "ours"
+        "background", "where a removed object was, begin with a continuation of the background, or as inverted", "ours"
     )
+    remove_steps: float = parameter(0.5, "share of the steps in which that is kept there", "ours")
     remove_hold: bool = parameter(
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )
@@ -172,7 +173,10 @@ class CPAM:
         mask = source_mask(sample, source)
         first = target_mask(mask, sample.kind, self.shape, self.margin)
         altered = torch.from_numpy(mask).to(backbone.device)
-        removal = Removal(altered, self.remove_noise, self.remove_hold, seed) if sample.kind == "remove" else None
+        hole = None
+        if sample.kind == "remove":
+            fill = self.remove_noise == "background"
+            hole = Hole(source.trajectory, altered, seed, self.remove_steps, fill, self.remove_hold)
         follows = self.refine and sample.kind in ("replace", "pose")
         return PreservingControl(
             altered,
@@ -186,7 +190,7 @@ class CPAM:
             refinement=self._refinement(sample, backbone) if follows else None,
             normal_layers=self.normal_layers,
             seed=seed,
-            removal=removal,
+            hole=hole,
         )
 
     def _refinement(self, sample: Sample, backbone: Backbone) -> Refinement:
@@ -226,11 +230,9 @@ class CPAMRelease(CPAM):
     )
     normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
     remove_noise: Literal["background", "inverted"] = parameter(
-        "inverted", "z_T where an object is removed: drawn from the background around it, or as inverted", "Algorithm 1"
+        "inverted", "where a removed object was, begin with a continuation of the background, or as inverted", "paper"
     )
-    remove_hold: bool = parameter(
-        False, "outside a removed object, keep the source's latents at every step", "Algorithm 1"
-    )
+    remove_hold: bool = parameter(False, "outside a removed object, keep the source's latents at every step", "paper")
 
 
 @dataclass

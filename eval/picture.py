@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from eval.runner import edit_seed
 from eval.sheet import sheet
 from imba.errors import UserError
 from imba.masking.made import MadeMask, overlay
-from imba.masking.segmenters import Clicks, Segmenter, for_words
+from imba.masking.segmenters import for_words
 from imba.sample import Kind, Sample
 
 ID = "picture"
@@ -154,15 +154,6 @@ def select_words(
 
     model = for_words(name, device)
     return select(backbone, image, words) if model is None else model.select(image, words)
-
-
-def from_clicks(segmenter: Segmenter, image: Image.Image, clicks: Clicks, operations: Sequence[str] = ()) -> MadeMask:
-    """The mask of what is clicked on, with operations applied.
-
-    Raises:
-        UserError: the clicks do not fit, nothing is there, or nothing is left of it.
-    """
-    return segmenter.segment(image, clicks).then(operations)
 
 
 def side_by_side(

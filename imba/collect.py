@@ -82,7 +82,7 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
         root: the data set's folder.
         id: the sample's.
         made: the object's mask and how it was made.
-        own: give the sample a mask of its own (``alter_mask`` is set to its id) where others would share its file, as
+        own: give the sample a mask of its own (``alter_mask`` is set) where others would share its file, as
             those of the same image do.
 
     Returns:
@@ -98,7 +98,11 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
             raise UserError(f"{root} has no sample {id}")
         _check(made, data[id].read_image().size)
         names = {s: mask_name(records[i]["img_name"], records[i]["alter_mask"]) for s, i in indices.items()}
-        name = f"{id}.png" if own else names[id]
+        stem, number = id, 1
+        while own and (f"{stem}.png" in names.values() or (root / "masks" / f"{stem}.png").exists()):
+            number += 1  # an image, and with it the mask of all its samples, may be named like the sample
+            stem = f"{id}-{number}"
+        name = f"{stem}.png" if own else names[id]
         if reason := unsafe(root, "masks", name):
             raise UserError(f"{root}: the mask of {id} is refused: {reason}")
         served = [id] if own else [other for other in names if names[other] == name]
@@ -107,7 +111,7 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
             records[indices[other]]["mask_origin"] = made.origin.model_dump(exclude_none=True)
         if own:
             # Its id must not hang on the mask's name, which it can where records are alike.
-            records[indices[id]] |= {"alter_mask": id, "id": id}
+            records[indices[id]] |= {"alter_mask": stem, "id": id}
         _write_records(root, records)
     return served
 

@@ -131,6 +131,17 @@ def test_samples_of_one_image_share_a_mask_or_have_their_own(tmp_path: Path) -> 
     assert validate(data) == []
 
 
+def test_a_mask_of_its_own_is_not_the_one_that_its_image_gives(tmp_path: Path) -> None:
+    root = lacking(
+        tmp_path,
+        {"img_name": "a.png", "target_text": "one", "id": "a"},
+        {"img_name": "a.png", "target_text": "two", "id": "b"},
+    )
+    assert add_mask(root, "a", made(), own=True) == ["a"]
+    assert without_mask(root) == ["b"]
+    assert (root / "masks" / "a-2.png").is_file() and load(root)["a"].mask == root / "masks" / "a-2.png"
+
+
 def test_a_record_with_a_wrong_origin_is_a_problem(tmp_path: Path) -> None:
     root = lacking(
         tmp_path, {"img_name": "a.png", "target_text": "one", "mask_origin": {"tool": "sam", "operations": ["jump"]}}

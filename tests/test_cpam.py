@@ -19,7 +19,7 @@ from cpam.editor import CPAM, CPAMPipeline, CPAMRelease
 from cpam.localization import localize
 from cpam.masks import target_mask
 from cpam.preservation import preserve, region
-from cpam.removal import background_noise, touched
+from cpam.removal import Hole, continued, draw, touched
 from cpam.source import Source
 from imba.errors import UserError
 from imba.sample import Kind
@@ -238,27 +238,51 @@ def test_v_prediction_is_turned_into_noise(backbone: Backbone) -> None:
 # removal -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_noise_of_a_removed_object_comes_from_the_background_around_it() -> None:
-    noise = torch.arange(256.0).reshape(1, 1, 16, 16).repeat(1, 4, 1, 1)
+def test_the_noise_of_a_removed_object_comes_from_around_it() -> None:
     hole = torch.zeros(16, 16, dtype=torch.bool)
     hole[10:14, 2:7] = True
-    filled = background_noise(noise, hole, seed=1)
-    assert torch.equal(filled[..., ~hole], noise[..., ~hole])
-    drawn = filled[0, 0, hole].long()
-    assert not hole.flatten()[drawn].any()
-    assert len(set(drawn.tolist())) > 10
+    drawn = draw(hole, seed=1)
+    assert drawn.shape == (20, 2) and not hole[drawn[:, 0], drawn[:, 1]].any()
+    assert len({tuple(position) for position in drawn.tolist()}) > 10
     # 15 % of 256 positions: nothing from the other end of the picture.
-    assert (drawn // 16).min() >= 5 and (drawn % 16).max() <= 12
-    assert torch.equal(filled, background_noise(noise, hole, seed=1))
-    assert not torch.equal(filled, background_noise(noise, hole, seed=2))
+    assert drawn[:, 0].min() >= 5 and drawn[:, 1].max() <= 12
+    assert torch.equal(drawn, draw(hole, seed=1)) and not torch.equal(drawn, draw(hole, seed=2))
+
+
+def test_the_background_is_continued_smoothly() -> None:
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(12.0), indexing="ij")
+    plane = torch.stack([rows, 2 * columns - rows])[None]  # a plane solves Laplace's equation
+    hole = torch.zeros(16, 12, dtype=torch.bool)
+    hole[4:9, 3:8] = True
+    assert torch.allclose(continued(torch.where(hole, torch.tensor(99.0), plane), hole), plane, atol=1e-4)
+    hole[:] = True
+    hole[0, 0] = False
+    assert torch.allclose(continued(plane, hole), plane[..., :1, :1].expand_as(plane), atol=1e-4)
     with pytest.raises(UserError, match="fills the picture"):
-        background_noise(noise, torch.ones_like(hole), seed=1)
+        continued(plane, torch.ones_like(hole))
 
 
 def test_a_latent_that_covers_any_of_the_mask_is_touched() -> None:
     mask = torch.zeros(128, 128, dtype=torch.bool)
     mask[7:9, 30] = True
     assert touched(mask, (16, 16)).nonzero().tolist() == [[0, 3], [1, 3]]
+
+
+def test_the_hole_is_filled_for_a_share_of_the_steps(backbone: Backbone) -> None:
+    sample = make_sample(kind="remove")
+    source = Source(sample, backbone, 10)
+    assert source.mask is not None
+    hole = Hole(source.trajectory, torch.from_numpy(source.mask), seed=1, share=0.3)
+    start, inside = hole.start(), hole.inside
+    assert torch.equal(start[..., ~inside], source.trajectory.at(0)[..., ~inside])
+    assert not torch.equal(start[..., inside], source.trajectory.at(0)[..., inside])
+    ones = torch.ones_like(start)
+    for step in range(10):
+        after = hole.after_step(step, source.trajectory.at(step + 1), ones)
+        assert bool((after[..., inside] == 1).all()) == (step + 1 >= 3)
+        assert torch.equal(after[..., ~inside], source.trajectory.at(step + 1)[..., ~inside])
+    free = Hole(source.trajectory, torch.from_numpy(source.mask), seed=1, fill=False, hold=False)
+    assert torch.equal(free.start(), source.trajectory.at(0)) and torch.equal(free.after_step(0, start, ones), ones)
 
 
 def test_removal_keeps_the_latents_around_the_object(backbone: Backbone) -> None:

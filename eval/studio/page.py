@@ -201,7 +201,7 @@ def studio_page(studio: Studio) -> gr.Blocks:
             with gr.Column(scale=5):
                 upload = gr.UploadButton("Open a picture", file_types=["image"], elem_id="upload", variant="primary")
                 panel = mask_panel(studio, words=True)
-                with gr.Accordion(f"Data set {studio.collect}", open=True):
+                with gr.Accordion(f"Data set {studio.collect.name}", open=True):
                     with gr.Row():
                         save = gr.Button("Save as a sample", elem_id="save")
                         again = gr.Dropdown([], label="Open a sample", elem_id="samples", filterable=True)
@@ -243,7 +243,14 @@ def studio_page(studio: Studio) -> gr.Blocks:
                 run = gr.Button("Edit", variant="primary", elem_id="run")
                 slider = gr.ImageSlider(label="Before and after", type="pil", format="png", elem_id="slider")
                 which = gr.Radio([], label="Shown", elem_id="which", visible=False)
-                sheet = gr.Image(label="Side by side", type="pil", format="png", interactive=False, elem_id="sheet")
+                sheet = gr.Image(
+                    label="Side by side",
+                    type="pil",
+                    format="png",
+                    interactive=False,
+                    elem_id="sheet",
+                    buttons=["download", "fullscreen"],
+                )
 
         @said
         def on_upload(session: Session, path: str | None) -> Any:

@@ -76,9 +76,9 @@ def take_pictures(browser: Any, report: Path, folder: Path) -> None:
             else "scrollTo({ top: 0, behavior: 'instant' })"
         )
         page.wait_for_load_state("networkidle")
-        page.wait_for_function(
-            "[...document.images].filter(image => { const box = image.getBoundingClientRect();"
-            " return box.width && box.top < innerHeight && box.bottom > 0; }).every(image => image.complete)"
+        page.evaluate(
+            "() => Promise.all([...document.images].filter(image => { const box = image.getBoundingClientRect();"
+            " return box.width && box.top < innerHeight && box.bottom > 0; }).map(image => image.decode()))"
         )
         page.screenshot(path=str(folder / name))
         page.context.close()

@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from report_browser import CHROMIUM, chromium, open_report, outside, paints, violations  # noqa: E402
 from report_runs import HOSTILE, fabricate, pocket_material  # noqa: E402
 
-pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (pip install axe-playwright-python)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
 
@@ -66,14 +66,17 @@ def test_at_the_desk(browser: Any, report: Path) -> None:
     page.fill("input[name=text]", "no such thing")
     assert output.inner_text() == "0 of 12 samples" and page.is_visible(".empty")
     page.click(".empty button")
-    page.wait_for_function("document.querySelector('output').textContent.startsWith('12')")
+    sync_api.expect(output).to_have_text("12 of 12 samples")
     page.select_option("select[name=kind]", "remove")
-    assert set(page.locator(".sample:visible .tags span:first-of-type").all_inner_texts()) == {"remove"}
+    kinds = page.locator(".sample:not([hidden]) .tags span:first-of-type")
+    # Cards that have not been scrolled to are not laid out, and have no inner text.
+    assert set(kinds.all_text_contents()) == {"remove"}
     page.click("button[type=reset]")
     page.check("input[name=failed]")
-    assert 0 < page.locator(".sample:visible").count() == page.locator(".sample:visible:has(.failed)").count() < 12
+    left = page.locator(".sample:not([hidden])")
+    assert 0 < left.count() == left.and_(page.locator(".sample:has(.failed)")).count() < 12
     page.click("button[type=reset]")
-    page.wait_for_function("document.querySelector('output').textContent.startsWith('12')")
+    sync_api.expect(output).to_have_text("12 of 12 samples")
 
     # Before and after: the slider, the pointer, and another method by a click on it.
     card = page.locator("#sample-3")
@@ -120,7 +123,8 @@ def test_pictures_wait_until_they_are_scrolled_to(browser: Any, report: Path) ->
     before = len(requests)
     page.locator("#protocol").scroll_into_view_if_needed()
     page.locator(".sample").last.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.sample:last-child .edits img').complete")
+    image = page.locator(".sample").last.locator(".edits img").first
+    sync_api.expect(image).to_have_js_property("complete", True)
     assert len(requests) > before
     page.context.close()
 

@@ -98,7 +98,7 @@ def test_a_rater(browser: Any, server: str, study: Path) -> None:
     page = open_page(browser, link, noises, viewport={"width": 1100, "height": 820})
     count(page, "0 of 15")
     prompts = set()
-    page.wait_for_function("document.getElementById('result').complete")
+    sync_api.expect(page.locator("#result")).to_have_js_property("complete", True)
     assert page.evaluate("document.getElementById('result').naturalWidth") == 128
 
     for done in range(10):
