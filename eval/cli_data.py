@@ -94,13 +94,27 @@ def build(
 
 
 @app.command()
-def pocket(out: Annotated[Path, typer.Option(help="The folder to make: new, empty, or from the same build.")]) -> None:
-    """Render the embedded benchmark into a folder: the same bytes every time."""
-    from imba.pocket import TASKS
+def pocket(
+    out: Annotated[Path, typer.Option(help="The folder to make: new, empty, or from the same build.")],
+    count: Annotated[
+        int | None,
+        typer.Option("--random", metavar="N", min=1, help="Draw N other tasks instead of the benchmark's 24."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    kinds: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Kinds of those tasks.", show_default="all in turn")
+    ] = None,
+) -> None:
+    """Render the embedded benchmark, or other tasks like it, into a folder: the same bytes every time."""
+    from imba.pocket import TASK_KINDS, TASKS, random_tasks
     from imba.pocket import build as build_pocket
 
-    build_pocket(out)
-    typer.echo(f"{out}: {len(TASKS)} samples")
+    if count is None and kinds is not None:
+        raise typer.BadParameter("the benchmark's tasks are what they are; add --random N", param_hint="--kinds")
+    wanted = TASK_KINDS if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    tasks = TASKS if count is None else random_tasks(count, seed, wanted)
+    build_pocket(out, tasks)
+    typer.echo(f"{out}: {len(tasks)} samples")
 
 
 app.command("masks-check")(cli_masks.masks_check)

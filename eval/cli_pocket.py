@@ -115,32 +115,3 @@ def check(
         measure.contact_sheet(model, sheet)
     if not all(one.good for one in figures):
         raise typer.Exit(1)
-
-
-@app.command()
-def removals(
-    method: Annotated[str, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="The editor.")] = "cpam",
-    count: Annotated[int, typer.Option(min=1, help="Scenes of two objects to draw; one of each is removed.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
-    backbone: Annotated[str, typer.Option(help="pocket, or a folder with a backbone of 128 px.")] = "pocket",
-    sheet: Annotated[Path | None, typer.Option(help="Write source, truth and edit of each to this PNG.")] = None,
-) -> None:
-    """Remove objects from random scenes: the share that comes closer to the true background than to the source."""
-    from cpam.backbone import Backbone
-    from eval import registry
-    from eval.pocket.removals import remove
-    from eval.sheet import sheet as draw
-
-    _, editor = registry.make(method)
-    done = []
-    for one in remove(Backbone.load(backbone), editor, count, steps, seed):
-        done.append(one)
-        closer = "closer to the truth" if one.lpips_truth_gain > 0 else "closer to the SOURCE"
-        typer.echo(f"{one.id}: LPIPS to the truth {one.lpips_truth:.3f}, inside the mask {closer}")
-    share = sum(one.lpips_truth_gain > 0 for one in done) / len(done)
-    background = sum(one.lpips_background for one in done) / len(done)
-    typer.echo(f"{share:.0%} of {len(done)} closer to the truth; background LPIPS {background:.4f}")
-    if sheet:
-        rows = [([one.source, one.truth, one.edit], one.id) for one in done]
-        draw(["source", "truth", method], rows, edge=128).save(sheet)

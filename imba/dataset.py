@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 POCKET = Path(__file__).parent / "data" / "pocket"
 """Folder of the embedded benchmark."""
 
+MARK = ".pocket"
+"""File that marks a folder as other tasks on the embedded benchmark's rendered scenes."""
+
 _ORIENTATION = 0x0112  # EXIF tag
 
 EXTREME_ASPECT = 4.0
@@ -133,7 +136,8 @@ class Dataset:
 
     @property
     def is_pocket(self) -> bool:
-        return self.name == "pocket"
+        """Whether the images are rendered scenes: the embedded benchmark, or other tasks on them."""
+        return self.name == "pocket" or (self.root / MARK).is_file()
 
     def first(self, count: int | None) -> Dataset:
         """The first ``count`` samples (None: all) with the problems that concern them or no sample at all.

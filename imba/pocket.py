@@ -1,7 +1,8 @@
 """The embedded benchmark: 24 rendered editing tasks, four of each kind, in the layout of IMBA.
 
 Because scenes are rendered, every task comes with its truth: the picture that the edit should have led to.  Objects,
-sizes, places and the seeds of the backgrounds are chosen by hand.
+sizes, places and the seeds of the backgrounds are chosen by hand.  :func:`random_tasks` draws as many others as a
+question needs.
 
 Masks are what a user would draw for the kind of edit:
 
@@ -21,6 +22,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,24 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from imba.build import publish
+from imba.dataset import MARK
+from imba.errors import UserError
 from imba.sample import Kind
-from imba.scenes import BACKGROUNDS, SIZE, Background, Hat, Item, Pose, Scene, caption, describe, render
+from imba.scenes import (
+    BACKGROUNDS,
+    HATS,
+    OBJECTS,
+    POSES,
+    SIZE,
+    Background,
+    Hat,
+    Item,
+    Pose,
+    Scene,
+    caption,
+    describe,
+    render,
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +146,52 @@ TASKS: tuple[Task, ...] = (
 """The tasks, in the order of ``data.json``."""
 
 
+TASK_KINDS = ("replace", "pose", "background", "add", "remove", "several")
+"""The kinds of task; ``several`` replaces one of two objects."""
+
+
+def random_tasks(count: int, seed: int = 0, kinds: Sequence[str] = TASK_KINDS) -> list[Task]:
+    """Tasks like those of the benchmark, drawn by a seed; the first ones do not depend on ``count``.
+
+    Args:
+        count: how many; the kinds take turns.
+        seed: of the draw.
+        kinds: of :data:`TASK_KINDS`.
+
+    Raises:
+        UserError: an unknown kind, or none.
+    """
+    if not kinds or (unknown := [kind for kind in kinds if kind not in TASK_KINDS]):
+        raise UserError(f"unknown kinds of task: {', '.join(unknown) if kinds else 'none'}; of {', '.join(TASK_KINDS)}")
+    tasks = []
+    for number in range(count):
+        rng = random.Random(f"pocket/{seed}/{number}")
+        drawn = _draw(kinds[number % len(kinds)], rng)
+        tasks.append(dataclasses.replace(drawn, id=f"{number:04d}-{drawn.id}"))
+    return tasks
+
+
+def _draw(kind: str, rng: random.Random) -> Task:
+    pair = kind in ("remove", "several")
+    names = rng.sample(list(OBJECTS), 3)
+    places = [(0.27, 50, 56), (0.73, 50, 56)] if pair else [(0.5, 66, 80)]
+    items = tuple(
+        Item(name, x + rng.choice((-0.02, 0.0, 0.02)), rng.choice((0.90, 0.92, 0.94)), rng.randint(low, high), flip)
+        for name, (x, low, high), flip in zip(names, places, rng.choices((False, True), k=2), strict=False)
+    )
+    background, other = rng.sample(list(BACKGROUNDS), 2)
+    # Scenes to train on have backgrounds of seeds below 2^31.
+    scene = Scene(background, rng.randrange(2**31, 2**32), items)
+    index = rng.randrange(len(items))
+    if kind == "pose":
+        return _pose(scene, rng.choice([pose for pose in POSES if pose != "upright"]))
+    if kind == "background":
+        return _place(scene, other, rng.randrange(2**31, 2**32))
+    if kind == "add":
+        return _add(scene, rng.choice(HATS))
+    return removal(scene, index) if kind == "remove" else _replace(scene, names[2], index)
+
+
 def task(id: str) -> Task:
     """The task of that id (KeyError if there is none)."""
     return {task.id: task for task in TASKS}[id]
@@ -161,18 +226,21 @@ def object_mask(task: Task) -> np.ndarray:
     return own
 
 
-def build(out: Path) -> None:
+def build(out: Path, tasks: Sequence[Task] = TASKS) -> None:
     """Write the benchmark: ``data.json``, ``images/``, ``masks/``, ``truth/``; the same bytes every time.
+
+    A folder of other tasks is marked as rendered scenes by an empty file ``.pocket``.
 
     Args:
         out: a new or empty folder, or one that holds (some of) the same files.
+        tasks: what to render.
 
     Raises:
         UserError: ``out`` holds something else.
     """
-    plan: dict[str, Path | bytes] = {}
+    plan: dict[str, Path | bytes] = {} if tasks is TASKS else {MARK: b""}
     records = []
-    for task in TASKS:
+    for task in tasks:
         name = f"{task.id}.png"
         plan[f"images/{name}"] = _png(render(task.source).image)
         plan[f"masks/{name}"] = _png(Image.fromarray(object_mask(task).astype(np.uint8) * 255))

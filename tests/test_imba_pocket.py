@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, features
 
 from imba.dataset import POCKET, load, validate
-from imba.pocket import TASKS, Task, build, object_mask, source_scene, truth_scene
+from imba.errors import UserError
+from imba.pocket import TASK_KINDS, TASKS, Task, build, object_mask, random_tasks, source_scene, truth_scene
 from imba.scenes import BACKGROUNDS, OBJECTS, render
 
 BUILT_WITH = ("13.0.0", "2.3.3")
@@ -112,3 +113,25 @@ def test_the_mask_fits_the_edit(task: Task) -> None:
 def test_an_unknown_id_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         truth_scene("nothing")
+
+
+def test_random_tasks_are_complete_samples_like_the_benchmarks(tmp_path: Path) -> None:
+    tasks = random_tasks(12, seed=3)
+    build(tmp_path / "drawn", tasks)
+    data = load(tmp_path / "drawn")
+    assert data.is_pocket and data.name == "drawn" and validate(data) == []
+    groups = Counter("several" if s.kind == "replace" and s.several_objects else s.kind for s in data)
+    assert groups == dict.fromkeys(TASK_KINDS, 2)
+    assert all(s.truth is not None and s.source_prompt != s.target_prompt for s in data)
+
+
+def test_random_tasks_follow_from_seed_and_number_alone() -> None:
+    tasks = random_tasks(12, seed=3)
+    assert random_tasks(7, seed=3) == tasks[:7] and random_tasks(12, seed=4) != tasks
+    many = random_tasks(300)
+    assert len({task.id for task in many}) == len({task.source for task in many}) == 300
+    assert min(task.source.background_seed for task in many) >= 2**31  # none was trained on
+    assert {task.kind for task in random_tasks(5, kinds=["remove"])} == {"remove"}
+    for kinds in (["remove", "nothing"], []):
+        with pytest.raises(UserError, match="unknown kinds of task"):
+            random_tasks(1, kinds=kinds)

@@ -12,11 +12,9 @@ from PIL import Image
 from run_helpers import Brighten, _Base, editors, run_all, samples
 from typer.testing import CliRunner
 
-from cpam.backbone import Backbone
 from cpam.editing import parameter
 from eval.cli import app
 from eval.leaderboard import leaderboard, render
-from eval.pocket.removals import remove
 from eval.scoring import score
 from eval.store import Store
 from eval.truth import by_kind
@@ -78,12 +76,3 @@ def test_a_run_without_the_scores_is_told_how_to_make_them(run: Path) -> None:
     (run / "scores.csv").write_text("method,sample,metric,value\n")
     with pytest.raises(UserError, match="cpam-bench score"):
         by_kind(run)
-
-
-def test_removals_are_measured_on_scenes_drawn_by_a_seed() -> None:
-    backbone = Backbone.load(str(TINY))
-    first, again = (list(remove(backbone, Brighten(0), 2, steps=2, seed=5)) for _ in range(2))
-    assert [one.id for one in first] == [one.id for one in again]
-    for one in first:
-        assert one.lpips_background == 0 and one.lpips_truth > 0 and one.lpips_truth_gain < 0
-    assert [one.id for one in first] != [one.id for one in remove(backbone, Brighten(0), 2, steps=2, seed=6)]
