@@ -410,7 +410,7 @@ def rerun(
     repeats = repeat(folder, check, seed, backbone, device, typer.echo)
     other = [one for one in repeats if one.error or one.largest > tolerance]
     typer.echo(f"{len(repeats) - len(other)} of {len(repeats)} edits are as they were")
-    if other or not repeats:
+    if other:
         raise typer.Exit(1)
 
 

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from eval.places import place
+
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that have been scored.")],
+    folders: Annotated[
+        list[Path], typer.Argument(parser=place, metavar="RUN...", help="Folders of runs that have been scored.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report; an older report is replaced.")],
     title: Annotated[str | None, typer.Option(help="Of the page.", show_default="what was measured")] = None,
 ) -> None:
@@ -27,7 +31,7 @@ def report(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that has been scored.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run that has been scored.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an older export is replaced.")],
 ) -> None:
     """Write a run as a folder to share: Parquet with the pictures in it, and the leaderboard as CSV.

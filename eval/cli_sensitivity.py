@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from eval.options import Device
+from eval.places import place
 from imba.errors import UserError
 
 
 def sensitivity(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that has been scored.")],
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run that has been scored.")],
     clip: Annotated[
         list[str] | None,
         typer.Option(metavar="SCORER", help="Another CLIP to score with, as cpam-bench run takes it; may be repeated."),

@@ -52,7 +52,7 @@ def table(
         typer.echo(text, nl=False)
 
 
-def truth(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a scored run.")]) -> None:
+def truth(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a scored run.")]) -> None:
     """How near edits come to what they should have led to, a row a kind of edit and method; only for rendered data.
 
     LPIPS to the truth of the edit and of the untouched source, and the share of samples that inside the mask are closer

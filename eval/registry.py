@@ -156,13 +156,18 @@ def imported(label: str) -> Imported:
     return Imported(name, folder)
 
 
+def is_imported(label: str) -> bool:
+    """Whether a label is of ready-made pictures."""
+    return _IMPORTED.fullmatch(label.strip()) is not None
+
+
 def make(label: str) -> tuple[str, Editor]:
     """The canonical label and the editor that a label describes.
 
     Raises:
         UserError: unknown method or parameter, or a value that does not fit; the message lists what there is.
     """
-    if _IMPORTED.fullmatch(label.strip()):
+    if is_imported(label):
         return label.strip(), imported(label.strip())
     name, _, text = label.strip().partition(":")
     cls = load(name)

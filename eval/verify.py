@@ -223,7 +223,8 @@ def rerun(
 ) -> list[Repeat]:
     """Make some edits of a run again, drawn at random, and compare them pixel by pixel with what is stored.
 
-    The samples come out of the run's own folder, so that the data set is not needed.
+    The samples come out of the run's own folder, so that the data set is not needed.  Ready-made pictures were not made
+    by the run and are not drawn.
 
     Args:
         folder: of the run, wherever it is now.
@@ -234,12 +235,14 @@ def rerun(
         say: is told of each edit as it is made.
 
     Raises:
-        UserError: there is no run in the folder, or its backbone is not at hand.
+        UserError: there is no run in the folder, it made no edit, or its backbone is not at hand.
     """
     quiet()
     store = Store.open(folder)
     run = store.run
-    edits = [edit for edit in store.edits()[0] if edit.status == "ok"]
+    edits = [edit for edit in store.edits()[0] if edit.status == "ok" and not registry.is_imported(edit.method)]
+    if not edits:
+        raise UserError(f"{folder} has no edit that could be made again")
     chosen = random.Random(seed).sample(edits, min(count, len(edits)))
     model = Backbone.load(backbone or run.backbone["name"], choose_device(device or run.device), run.dtype)
     if dict(model.fingerprint) != run.backbone["weights"]:

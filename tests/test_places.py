@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -93,6 +95,24 @@ def test_a_run_elsewhere_is_the_run_here(url: str, clip: str, tmp_path: Path) ->
         Store.create_or_resume(url, described(chosen, samples(1), steps=6))
 
 
+def test_what_reads_a_run_reads_it_elsewhere(clip: str, tmp_path: Path) -> None:
+    url = f"memory://bench/{secrets.token_hex(4)}"
+    run_all(place(url), editors(Brighten(), Noise()), samples(3))
+    score(Store.open(url), clip=clip)
+    assert read_scores(place(url)).shape[0] == 2 * 3 * len(METRICS)
+    for command in (
+        ["report", url, "--out", str(tmp_path / "report")],
+        ["export", url, "--out", str(tmp_path / "export")],
+        ["sensitivity", url, "--trunks", "alex", "--device", "cpu"],
+        ["table", "2", url],
+        ["figure", url, "--out", str(tmp_path / "figure.png")],
+        ["study", "init", url, "--raters", "2", "--images", "3", "--out", str(tmp_path / "study")],
+    ):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, (command, done.output, done.exception)
+    assert len(list((tmp_path / "report").rglob("*.webp"))) > 6 and (place(url) / "sensitivity.csv").is_file()
+
+
 def test_a_place_with_something_else_in_it_is_refused(url: str) -> None:
     (place(url) / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"thesis\.tex"):
@@ -162,8 +182,11 @@ def test_of_two_at_once_one_is_refused(url: str, fast: None) -> None:
     assert (len(entered), len(refused)) == (1, 1)
 
 
-def test_a_lock_that_was_taken_over_stops_the_run(fast: None) -> None:
+def test_a_lock_that_was_taken_over_stops_the_run(fast: None, request: pytest.FixtureRequest) -> None:
     url = f"memory://bench/{secrets.token_hex(4)}"
+    # As the runner does; a shell's background job starts with SIGINT ignored.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), locked(url):
         (place(url) / ".lock").write_text(json.dumps({"pid": 2, "host": "other", "since": 0, "mark": "theirs"}))
         time.sleep(5)

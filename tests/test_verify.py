@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -158,6 +159,24 @@ def test_an_edit_whose_method_is_gone_is_told(made: Path, tmp_path: Path) -> Non
         edit_json(path, method="lost")
     (repeat,) = rerun(folder, 1)
     assert "unknown method 'lost'" in str(repeat)
+
+
+def test_ready_made_pictures_are_not_made_again(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "moved"))
+    store = Store.open(folder)
+    label = f"mine={tmp_path / 'gone'}"
+    for id in store.run.samples:
+        edit = store.read_edit("identity", id)
+        assert edit is not None
+        store.write_edit(dataclasses.replace(edit, method=label), Image.open(store.edit_path("identity", id)))
+    data = json.loads((folder / "run.json").read_text())
+    data["methods"] = {name: data["methods"]["identity"] for name in ("identity", label)}
+    (folder / "run.json").write_text(json.dumps(data))
+    assert [one.method for one in rerun(folder, 20)] == ["identity"] * 3
+    data["methods"] = {label: data["methods"][label]}
+    (folder / "run.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="no edit that could be made again"):
+        rerun(folder)
 
 
 def test_another_backbone_is_refused(made: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
 from eval.scoring import read_protocol, read_scores
 from eval.slices import Slice, slice_of
 from eval.statistics import Estimate, mean_interval
-from eval.store import Damaged, Edit, Store, Task, write_atomic
+from eval.store import Damaged, Edit, Store, Task, open_picture, write_atomic
 
 _HERE = Path(__file__).parent
 _DIGITS = {"clip_score": 2, "clip_score_region": 2, "psnr_background": 2, "mse_background": 5}
@@ -413,14 +413,12 @@ def _edit(store: Store, method: str, sample: str) -> tuple[Edit | None, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with Image.open(source) as file:
-        _write(file.convert("RGB"), target, quality=QUALITY)
+    _write(open_picture(source).convert("RGB"), target, quality=QUALITY)
 
 
 def _region(mask: Path, target: Path) -> None:
     """The region to alter as a veil to lay over the source: red inside, a light edge that also shows on red."""
-    with Image.open(mask) as file:
-        inside = np.asarray(file.convert("L")) > 127
+    inside = np.asarray(open_picture(mask).convert("L")) > 127
     width = max(1, inside.shape[0] // 128)
     veil = np.zeros((*inside.shape, 4), np.uint8)
     veil[inside] = (214, 40, 70, 90)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from eval.places import place
 from imba.errors import UserError
 
 # What is heavy is imported within the commands, so that --help comes at once.
@@ -25,7 +26,9 @@ _Study = Annotated[Path, typer.Argument(help="The study's folder, made by `study
 
 @app.command()
 def init(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders whose edits are to be rated.")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=place, metavar="RUN...", help="Run folders whose edits are to be rated.")
+    ],
     out: Annotated[Path, typer.Option(help="The study's folder; must not be there yet.")],
     raters: Annotated[int, typer.Option(min=1, help="Number of raters.")] = 20,
     images: Annotated[int | None, typer.Option(min=1, help="Samples a method; default 50, or all if fewer.")] = None,
@@ -149,7 +152,7 @@ def aggregate(
 @app.command()
 def correlate(
     study: Annotated[Path, typer.Argument(help="A study's folder, or a CSV file of ratings.")],
-    runs: Annotated[list[Path], typer.Argument(help="Run folders with scores.")],
+    runs: Annotated[list[Path], typer.Argument(parser=place, metavar="RUN...", help="Run folders with scores.")],
     out: Annotated[Path | None, typer.Option(help="CSV file for the correlations.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="TOML file that says how to read another study's CSV.")] = None,
     draws: Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")] = 200,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def read_scores(runs: Sequence[Path]) -> pd.DataFrame:
     for run in runs:
         file = run / "scores.csv"
         try:
-            frame = pd.read_csv(file, dtype={"method": str, "sample": str, "metric": str})
+            frame = pd.read_csv(io.BytesIO(file.read_bytes()), dtype={"method": str, "sample": str, "metric": str})
         except (OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
             raise UserError(f"{run} has no scores ({error}): score it first") from error
         if absent := {"method", "sample", "metric", "value"} - set(frame.columns):

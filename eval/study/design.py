@@ -25,7 +25,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import ndimage
 
-from eval.store import Damaged, Store
+from eval.store import Damaged, Store, open_picture
 from eval.study import database
 from imba.errors import UserError
 
@@ -159,7 +159,7 @@ def read_runs(runs: Sequence[Path]) -> Pool:
 def _alike(a: Path, b: Path) -> bool:
     """Whether two files show the same picture, be it at different sizes."""
     small = [
-        np.asarray(Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BOX), float) for path in (a, b)
+        np.asarray(open_picture(path).convert("RGB").resize((32, 32), Image.Resampling.BOX), float) for path in (a, b)
     ]
     return float(np.abs(small[0] - small[1]).mean()) < 8.0
 
@@ -399,8 +399,7 @@ def _media(
         return name
 
     def read(path: Path) -> Image.Image:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        return open_picture(path).convert("RGB")
 
     rows: dict[tuple[int, int | str], int] = {}
 
@@ -415,8 +414,8 @@ def _media(
         source = read(pool.sources[sample])
         outline = None
         if sample in pool.masks:
-            with Image.open(pool.masks[sample]) as image:
-                mask = np.asarray(image.convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
+            image = open_picture(pool.masks[sample]).convert("L")
+            mask = np.asarray(image.resize(source.size, Image.Resampling.NEAREST)) > 127
             outline = store(draw_outline(mask))
         prompt = pool.prompts[sample]
         connection.execute("INSERT INTO sample VALUES (?, ?, ?, ?, ?)", (index, sample, prompt, store(source), outline))
