@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -21,6 +22,9 @@ import torch
 from eval.forkserver import prepare_processes
 from eval.worker import Broken, Died, Finished, Message, Ready, Recipe, Unit, Worker
 from imba.errors import UserError
+
+PATIENCE = 2.0
+"""Seconds in which idle processes may leave by themselves."""
 
 
 class Executor(Protocol):
@@ -134,7 +138,12 @@ class Processes:
         self._workers.discard(worker)
 
     def close(self) -> None:
+        # One that has nothing to do leaves when its connection ends, and cleans up what it shared; others are killed.
+        for worker in self._workers:
+            worker.connection.close()
+        deadline = time.monotonic() + PATIENCE
         for worker in list(self._workers):
+            worker.process.join(max(0.0, deadline - time.monotonic()))
             self.end(worker)
 
 
