@@ -104,6 +104,10 @@ def pocket(
     kinds: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Kinds of those tasks.", show_default="all in turn")
     ] = None,
+    scenery: Annotated[
+        bool,
+        typer.Option("--scenery/--no-scenery", help="Whether prompts say where the objects are; few of IMBA's do."),
+    ] = True,
 ) -> None:
     """Render the embedded benchmark, or other tasks like it, into a folder: the same bytes every time."""
     from imba.pocket import TASK_KINDS, TASKS, random_tasks
@@ -113,7 +117,7 @@ def pocket(
         raise typer.BadParameter("the benchmark's tasks are what they are; add --random N", param_hint="--kinds")
     wanted = TASK_KINDS if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()]
     tasks = TASKS if count is None else random_tasks(count, seed, wanted)
-    build_pocket(out, tasks)
+    build_pocket(out, tasks, scenery)
     typer.echo(f"{out}: {len(tasks)} samples")
 
 

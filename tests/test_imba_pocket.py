@@ -125,6 +125,14 @@ def test_random_tasks_are_complete_samples_like_the_benchmarks(tmp_path: Path) -
     assert all(s.truth is not None and s.source_prompt != s.target_prompt for s in data)
 
 
+def test_without_scenery_only_changed_backgrounds_are_named(tmp_path: Path) -> None:
+    build(tmp_path, random_tasks(12, seed=3), scenery=False)
+    for sample in load(tmp_path):
+        named = any(sample.target_prompt.endswith(words) for words in BACKGROUNDS.values())
+        assert named == (sample.kind == "background")
+        assert sample.kind == "remove" or sample.object_prompt in sample.target_prompt
+
+
 def test_random_tasks_follow_from_seed_and_number_alone() -> None:
     tasks = random_tasks(12, seed=3)
     assert random_tasks(7, seed=3) == tasks[:7] and random_tasks(12, seed=4) != tasks
