@@ -274,7 +274,10 @@ class Ray:
             return Finished()
         except self._ray.exceptions.RayActorError as error:
             self.end(worker)
-            return Died(f"its Ray actor died: {str(error).strip().splitlines()[-1]}")
+            # Ray goes on to guess at common causes.
+            return Died(
+                f"its Ray actor died: {str(error).strip().splitlines()[-1].partition(' Some common causes')[0]}"
+            )
         except self._ray.exceptions.RayTaskError as error:
             self.end(worker)
             return Died(f"it broke off: {str(error).strip().splitlines()[-1]}")
