@@ -141,7 +141,7 @@ def workers(bench: Bench, place: Path, engine: str) -> dict[str, Any]:
 
 
 def sharing(bench: Bench, place: Path) -> dict[str, Any]:
-    labels = ("reconstruction", *METHODS)
+    labels = ("reconstruction", *METHODS, "pnp", "fpe")  # all that start from the shared inversion
     alone = {}
     bench.run(place / "warm", made(labels[0]))
     for label in labels:
