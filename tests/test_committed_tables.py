@@ -10,25 +10,35 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import imba.dataset
 from eval import registry, runner
+from eval.ablate import NAMES, plan, table
 from eval.leaderboard import leaderboard
 from eval.metrics import METRICS
 from eval.scoring import read_scores
-from eval.store import Edit, Run, Store
+from eval.store import Edit, Run, Store, Task
+from eval.tables import render, table2_beside
+from imba.pocket import random_tasks
 
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "results" / "pocket"
 COSTS = ["seconds", "inversion_seconds", "peak_memory_mib"]  # in the records of the edits, which are not committed
 
 
-@pytest.fixture(scope="module")
-def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tables that the committed scores give, by way of a run that has them and no pictures to speak of."""
-    scores = read_scores(POCKET)
-    labels, ids = (list(scores[column].unique()) for column in ("method", "sample"))
+OBJECTS = ["replace", "pose", "add", "several"]
+SAMPLES = {
+    "pocket": [Task(one.id, "", kind=one.kind, retain_object=one.retain_object) for one in imba.dataset.load("pocket")],
+    "objects": [Task(one.id, "", kind=one.kind) for one in random_tasks(104, seed=1, kinds=OBJECTS)],
+}
+
+
+def rebuilt(committed: Path, folder: Path, data: str = "pocket") -> Store:
+    """A run that has the committed scores, and no pictures to speak of."""
+    scores = read_scores(committed)
+    labels, ids = list(scores["method"].unique()), [task.id for task in SAMPLES[data]]
     run = Run(
         arguments={},
-        dataset={"name": "pocket", "fingerprint": "", "pocket": True},
+        dataset={"name": data, "fingerprint": "", "pocket": True},
         backbone={"name": "pocket", "weights": {}, "resolution": 128, "pocket": True},
         steps=50,
         seed=0,
@@ -38,24 +48,42 @@ def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         methods={label: runner.describe_editor(label, registry.make(label)[1]) for label in labels},
         samples=ids,
     )
-    folder = tmp_path_factory.mktemp("runs") / "committed"
-    folder.mkdir()
     store = Store.create_or_resume(folder, run)
+    dot = Image.new("RGB", (1, 1))
+    for task in SAMPLES[data]:
+        store.write_task(task, dot)
     for label, sample in scores[["method", "sample"]].drop_duplicates().itertuples(index=False):
-        store.write_edit(Edit(label, sample, "ok", {}, 0), Image.new("RGB", (1, 1)))
+        store.write_edit(Edit(label, sample, "ok", {}, 0), dot)
     for name in ("scores.csv", "scores.json"):
-        shutil.copy(POCKET / name, folder / name)
-    leaderboard([folder]).write(folder)
-    return folder
+        shutil.copy(committed / name, folder / name)
+    return store
 
 
-@pytest.mark.parametrize("name", ["leaderboard.csv", "paired.csv"])
-def test_committed_tables_are_those_of_the_committed_scores(regenerated: Path, name: str) -> None:
-    committed, made = pd.read_csv(POCKET / name), pd.read_csv(regenerated / name)
+def same(made: pd.DataFrame, committed: pd.DataFrame) -> None:
     assert len(committed) and list(committed.columns) == list(made.columns)
     kept = [column for column in committed.columns if column not in COSTS]
     # To the last digits but one, which other versions of numpy and scipy may round otherwise.
     pd.testing.assert_frame_equal(made[kept], committed[kept], check_exact=False, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("committed", [POCKET, POCKET / "all"], ids=["default", "all"])
+def test_committed_tables_are_those_of_the_committed_scores(committed: Path, tmp_path: Path) -> None:
+    store = rebuilt(committed, tmp_path / "run")
+    leaderboard([store.folder]).write(tmp_path)
+    for name in ("leaderboard.csv", "paired.csv"):
+        same(pd.read_csv(tmp_path / name), pd.read_csv(committed / name))
+    if committed.name == "all":
+        assert render(table2_beside(store.folder), "md") == (committed / "table2.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "groups"), [("ablation", "pocket", NAMES), ("ablation-objects", "objects", ["modules"])]
+)
+def test_committed_ablations_are_those_of_the_committed_scores(
+    name: str, data: str, groups: list[str], tmp_path: Path
+) -> None:
+    store = rebuilt(POCKET / name, tmp_path / "run", data)
+    same(table(store, plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
 
 
 def _section(title: str) -> str:
@@ -73,21 +101,28 @@ NUMBER = r"-?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 
 
-def test_the_readme_prints_the_committed_leaderboard() -> None:
-    lines = [line.strip("|").split("|") for line in _section("Two commands").splitlines() if line.startswith("|")]
+@pytest.mark.parametrize(
+    ("title", "committed"),
+    [("Two commands", POCKET), ("Every editor on the pocket benchmark", POCKET / "all")],
+    ids=["default", "all"],
+)
+def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Path) -> None:
+    lines = [line.strip("|").split("|") for line in _section(title).splitlines() if line.startswith("|")]
     heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
-    board = pd.read_csv(POCKET / "leaderboard.csv").set_index("method")
-    assert [row[0] for row in rows] == list(board.index)
+    board = pd.read_csv(committed / "leaderboard.csv").set_index("method")
+    board.index = board.index.str.split(":").str[0]  # the README leaves out the parameters
+    assert [row[0].partition(" ")[0].strip("`") for row in rows] == list(board.index)
     columns = {metric.title: metric.name for metric in METRICS.values()} | {"n": "n", "seconds an edit": "seconds"}
     checked = 0
     for row in rows:
+        name = row[0].partition(" ")[0].strip("`")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             column = columns[head.rstrip(" ↑↓")]
             names = [column, f"{column}_low", f"{column}_high"] if "[" in cell else [column]
             printed = re.findall(NUMBER, cell)
             assert len(printed) == len(names), cell
-            for text, name in zip(printed, names, strict=True):
-                assert _is_printed(text, board.loc[row[0], name]), f"README: {row[0]}, {head}: {cell}"
+            for text, wanted in zip(printed, names, strict=True):
+                assert _is_printed(text, board.loc[name, wanted]), f"README: {row[0]}, {head}: {cell}"
                 checked += 1
     assert checked >= 8 * len(rows)
 
