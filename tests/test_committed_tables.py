@@ -12,7 +12,7 @@ from PIL import Image
 
 import imba.dataset
 from eval import registry, runner
-from eval.ablate import NAMES, plan, table
+from eval.ablate import MODULES, NAMES, plan, table
 from eval.leaderboard import leaderboard
 from eval.metrics import METRICS
 from eval.scoring import read_scores
@@ -136,3 +136,18 @@ def test_the_readme_prints_the_committed_differences() -> None:
     rows += [[-difference, -high, -low] for difference, low, high in rows]
     for texts in found:
         assert any(all(map(_is_printed, texts, row)) for row in rows), f"not in paired.csv: {texts}"
+
+
+def test_the_readme_prints_the_committed_ablation() -> None:
+    rows = pd.read_csv(POCKET / "ablation-objects" / "ablation.csv").set_index(["setting", "metric"])
+    lines = [line.strip("|").split("|") for line in _section("Looking closer").splitlines() if line.startswith("|")]
+    printed = {line[0].strip(): [cell.replace("−", "-").replace("+", "") for cell in line[1:]] for line in lines}
+    for setting in MODULES:
+        cells = iter(printed[setting])
+        for metric in ("lpips_background", "psnr_background"):
+            row = rows.loc[(setting, metric)]
+            wanted = [row["mean"]] + (
+                [] if row["default"] else [row[f"difference{end}"] for end in ("", "_low", "_high")]
+            )
+            texts = re.findall(NUMBER, f"{next(cells)} {next(cells)}")
+            assert len(texts) == len(wanted) and all(map(_is_printed, texts, wanted)), (setting, metric, texts, wanted)
