@@ -13,8 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cpam.attention import AttentionControl
 from cpam.editing import Capabilities, parameter
 from cpam.sampling import SOURCE, TEXT
-from cpam.sampling import sample as denoise
-from cpam.source import Source
+from cpam.source import Source, denoise_sources
 from imba.sample import Sample
 
 REPOSITORY = "github.com/alibaba/EasyNLP, diffusion/FreePromptEditing"
@@ -72,12 +71,4 @@ class FPE:
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))
-        latents = denoise(
-            source.backbone,
-            source.trajectory,
-            sample.target_prompt,
-            guidance=self.guidance,
-            control=control,
-            follow=self.trajectory,
-        )
-        return source.backbone.decode(latents)
+        return denoise_sources([source], [sample], [control], guidance=self.guidance, follow=self.trajectory)[0]

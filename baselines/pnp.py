@@ -15,8 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cpam.attention import AttentionControl, layers
 from cpam.editing import Capabilities, parameter
 from cpam.sampling import SOURCE
-from cpam.sampling import sample as denoise
-from cpam.source import Source
+from cpam.source import Source, denoise_sources
 from imba.errors import UserError
 from imba.sample import Sample
 
@@ -84,14 +83,6 @@ class PnP:
         Raises:
             UserError: the backbone has no attention in its decoder.
         """
-        backbone, steps = source.backbone, source.steps
-        control = InjectingControl(backbone.unet, int(self.attention * steps), int(self.features * steps))
-        latents = denoise(
-            backbone,
-            source.trajectory,
-            sample.target_prompt,
-            guidance=self.guidance,
-            control=control,
-            negative=self.negative_prompt,
-        )
-        return backbone.decode(latents)
+        unet, steps = source.backbone.unet, source.steps
+        control = InjectingControl(unet, int(self.attention * steps), int(self.features * steps))
+        return denoise_sources([source], [sample], [control], guidance=self.guidance, negative=self.negative_prompt)[0]
