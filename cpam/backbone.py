@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from imba.errors import UserError
-from imba.hashing import weights_hash as weights_hash
+from imba.hashing import weights_hash
 
 NAMES: dict[str, str] = {
     "pocket": str(Path(__file__).parent / "weights" / "pocket"),

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import cli_ablate, cli_data, cli_edit, cli_pocket, cli_report, cli_sensitivity, cli_tables
-from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
+from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps, split_names
 from eval.places import place
 from eval.study import cli as cli_study
 from imba.errors import UserError
@@ -342,7 +342,7 @@ def score(
 
     quiet()
     store = Store.open(folder)
-    names = choose([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else list(METRICS)
+    names = choose(split_names(metrics)) if metrics else list(METRICS)
     with locked(folder):
         scores = measure(store, names, clip, choose_device(device))
         board = leaderboard([folder])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps
+from eval.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Sliced, Steps, split_names
 from imba.errors import UserError
 
 
@@ -64,8 +64,7 @@ def ablate(
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
     from eval import ablate as ablation
 
-    names = [name.strip() for name in groups.split(",") if name.strip()]
-    plan = ablation.plan(names, method, steps)
+    plan = ablation.plan(split_names(groups), method, steps)
 
     import imba.dataset
     from eval.cli import RUNS, _console, _file_name, _say, execute_or_tell, report_failures
@@ -75,7 +74,7 @@ def ablate(
     for warning in imba.dataset.require_complete(data):
         _say(str(warning))
     if samples:
-        wanted = [name.strip() for name in samples.split(",") if name.strip()]
+        wanted = split_names(samples)
         known = {sample.id for sample in data}
         if unknown := [name for name in wanted if name not in known]:
             raise UserError(

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval import cli_masks
+from eval.options import split_names
 from imba.dataset import Dataset, Problem, load, summarize, validate
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, check it, and build one.")
@@ -115,7 +116,7 @@ def pocket(
 
     if count is None and kinds is not None:
         raise typer.BadParameter("the benchmark's tasks are what they are; add --random N", param_hint="--kinds")
-    wanted = TASK_KINDS if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    wanted = TASK_KINDS if kinds is None else split_names(kinds)
     tasks = TASKS if count is None else random_tasks(count, seed, wanted)
     build_pocket(out, tasks, scenery)
     typer.echo(f"{out}: {len(tasks)} samples")

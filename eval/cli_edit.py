@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eval.options import Device, Dtype, Model, Seed, Steps
 from imba.errors import UserError
+from imba.sample import Kind
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from imba.masking.made import MadeMask
 
-KindName = Literal["replace", "pose", "background", "remove", "add"]
 Numbers = list[float]
 
 
@@ -46,7 +47,7 @@ def edit(
         str, typer.Option(metavar="A,B,...", help="Then: grow=PIXELS, shrink=PIXELS, fill, hull, largest, invert.")
     ] = "",
     kind: Annotated[
-        KindName | None,
+        Kind | None,
         typer.Option(
             help="Kind of edit; for background the mask is of the object that stays.",
             show_default="pose with --retain, else replace",
@@ -60,17 +61,11 @@ def edit(
     method: Annotated[str, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="The method.")] = "cpam",
     compare: Annotated[str, typer.Option(metavar="A,B,...", help="More methods, for the sheet.")] = "",
     show_target_mask: Annotated[bool, typer.Option("--show-target-mask", help="Draw the last M_t too.")] = False,
-    backbone: Annotated[
-        str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
-    ] = "pocket",
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="DDIM steps.")] = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers to compute with.")
-    ] = "float32",
+    backbone: Model = "pocket",
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
     original_size: Annotated[
         bool, typer.Option("--original-size", help="Bring results back from the model's square to the picture's size.")
     ] = False,
@@ -179,9 +174,7 @@ def edit(
 
 
 def studio(
-    backbone: Annotated[
-        str, typer.Option(metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
-    ] = "pocket",
+    backbone: Model = "pocket",
     collect: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data set that samples may be saved into; made if needed.")
     ] = None,
@@ -189,12 +182,8 @@ def studio(
         str, typer.Option(metavar="auto|grabcut|HUB_ID|PATH", help="What turns clicks into masks.")
     ] = "auto",
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 7860,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers to compute with.")
-    ] = "float32",
+    device: Device = None,
+    dtype: Dtype = "float32",
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eval.options import Device
+from eval.options import Device, split_names
 from eval.places import place
 from imba.errors import UserError
 
@@ -37,7 +37,7 @@ def sensitivity(
 
     where = choose_device(device)
 
-    wanted = [name.strip() for name in trunks.split(",") if name.strip()]
+    wanted = split_names(trunks)
     if unknown := [name for name in wanted if name not in choices.TRUNKS]:
         raise UserError(f"unknown trunk {unknown[0]!r}; there are: {', '.join(choices.TRUNKS)}")
     quiet()

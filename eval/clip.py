@@ -15,8 +15,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from torch import Tensor
 
-from cpam.backbone import weights_hash
 from imba.errors import UserError
+from imba.hashing import weights_hash
 
 POCKET_CLIP = Path(__file__).parent / "weights" / "pocket-clip"
 """The small CLIP of the pocket scenes, in open_clip's folder layout."""

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from cpam.backbone import weights_hash
 from eval.clip import ClipScorer
 from eval.perceptual import load_lpips
+from imba.hashing import weights_hash
 
 PSNR_CAP = 100.0
 """PSNR in dB of pictures that are equal, where the formula has no finite value; higher values are cut to it."""

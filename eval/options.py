@@ -35,3 +35,8 @@ Sliced = Annotated[
     Literal["kind", "retain", "several"] | None,
     typer.Option("--slice", help="A block for every kind of edit, object retained or not, one object or several."),
 ]
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -131,7 +131,7 @@ def choose(methods: str) -> tuple[dict[str, Editor], list[str]]:
         place = labels.index("all")
         labels = [label for label in [*labels[:place], *rest, *labels[place:]] if label != "all"]
     for label in labels:
-        if _IMPORTED.fullmatch(label):
+        if is_imported(label):
             raise UserError(
                 f"unknown method {label!r}; parameters are set as in cpam:guidance=5,"
                 f" and ready-made pictures join with --import {label}"

@@ -18,20 +18,19 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import transforms
 from tqdm import tqdm
 
-from cpam.backbone import weights_hash
 from eval.clip import ClipScorer, load_clip
 from eval.metrics import METRICS, Batch, clip_score, lpips_whole, lpips_within
 from eval.perceptual import load_lpips
 from eval.scoring import BATCH, collect, load_batch, read_protocol
-from eval.statistics import mean_interval
+from eval.statistics import kendall_tau, mean_interval, ranks
 from eval.store import Store, write_rows
 from imba.errors import UserError
+from imba.hashing import weights_hash
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -291,28 +290,21 @@ def _rows(
         mine, usual = means[protocol.metric, protocol.name], default[protocol.metric]
         higher = METRICS[protocol.metric].direction == "higher"
         ranked = [label for label in editing if mine[label].n and usual[label].n]
-        ranks = dict(zip(ranked, _ranks([mine[label].mean for label in ranked], higher), strict=True))
-        usual_ranks = dict(zip(ranked, _ranks([usual[label].mean for label in ranked], higher), strict=True))
-        tau = float("nan")
-        if len(ranked) > 1:
-            tau = float(stats.kendalltau(list(ranks.values()), list(usual_ranks.values())).statistic)
-        changed = sum(ranks[label] != usual_ranks[label] for label in ranked)
+        placed = dict(zip(ranked, ranks([mine[label].mean for label in ranked], higher), strict=True))
+        usual_ranks = dict(zip(ranked, ranks([usual[label].mean for label in ranked], higher), strict=True))
+        tau, _ = kendall_tau(list(placed.values()), list(usual_ranks.values()))
+        changed = sum(placed[label] != usual_ranks[label] for label in ranked)
         head = (protocol.metric, protocol.name, protocol.default, protocol.scorer, protocol.weights_sha256)
         for label in methods:
             found = mine[label]
             numbers = (found.mean, found.low, found.high, found.n, found.mean - usual[label].mean)
             rows.append(
-                (*head, label, label not in editing, *numbers, ranks.get(label), usual_ranks.get(label), tau, changed)
+                (*head, label, label not in editing, *numbers, placed.get(label), usual_ranks.get(label), tau, changed)
             )
     table = pd.DataFrame(rows, columns=COLUMNS)
     return (
         table.astype({"rank": "Int64", "rank_default": "Int64"}).astype(object).where(lambda cells: cells.notna(), None)
     )
-
-
-def _ranks(means: Sequence[float], higher: bool) -> list[int]:
-    """1 for the best; ties share."""
-    return [int(rank) for rank in stats.rankdata([-mean if higher else mean for mean in means], method="min")]
 
 
 # terminal -------------------------------------------------------------------------------------------------------------

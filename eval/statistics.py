@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,3 +106,16 @@ def paired_difference(
     # By name, so that the order in which samples were edited cannot change the resampling.
     difference = (sides[0] - sides[1]).sort_index()
     return mean_interval(difference.to_numpy(), confidence, resamples, seed)
+
+
+def ranks(values: Sequence[float], higher: bool) -> list[int]:
+    """1 for the best; ties share.  ``higher`` says that large values are good."""
+    return [int(rank) for rank in stats.rankdata([-value if higher else value for value in values], method="min")]
+
+
+def kendall_tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Kendall's tau-b and its p-value; NaN for fewer than two values."""
+    if len(one) < 2:
+        return math.nan, math.nan
+    result = stats.kendalltau(one, other)
+    return float(result.statistic), float(result.pvalue)

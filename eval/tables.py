@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from scipy import stats
 
 from eval.slices import Slice, slices
-from eval.statistics import Estimate, mean_interval
+from eval.statistics import Estimate, kendall_tau, mean_interval, ranks
 from eval.store import Store
 from imba.errors import UserError
 
@@ -400,15 +399,17 @@ def _beside(
         found = {name: means[label][metric.name] for name, label in names.items() if label}
         common = [name for name in printed if name in found and found[name].n]
         there, here = [printed[name] for name in common], [found[name].mean for name in common]
-        ranks = dict(zip(common, zip(_ranks(here, metric), _ranks(there, metric), strict=True), strict=True))
-        tau, p = _tau(there, here)
+        placed = dict(
+            zip(common, zip(ranks(here, metric.higher), ranks(there, metric.higher), strict=True), strict=True)
+        )
+        tau, p = kendall_tau(there, here)
         marked = _marked(printed, metric)
         measured = _marked({name: found[name].mean for name in found if names[name] in editing}, metric)
         for name in names:
             estimate = found.get(name, Estimate(math.nan, math.nan, math.nan, 0))
             value = printed.get(name, math.nan)
             difference = estimate.mean - value
-            rank, rank_published = ranks.get(name, (None, None))
+            rank, rank_published = placed.get(name, (None, None))
             cell = measured.get(name, Cell(_number(estimate.mean, metric.digits)))
             rows[name] += [
                 marked.get(name, Cell("–")),
@@ -433,20 +434,6 @@ def _beside(
         detail = "" if math.isnan(p) else f", p = {p:.2f}"
         last += [Cell(""), Cell(""), Cell(""), Cell(f"{_number(tau, 2, sign=True)} (n = {len(common)}{detail})")]
     return [*rows.values(), last], list(records.values())
-
-
-def _ranks(values: Sequence[float], metric: Metric) -> list[int]:
-    """1 for the best; ties share."""
-    signed = [-value if metric.higher else value for value in values]
-    return [int(rank) for rank in stats.rankdata(signed, method="min")]
-
-
-def _tau(published: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """Kendall's tau-b and its p-value; NaN for fewer than two methods."""
-    if len(published) < 2:
-        return math.nan, math.nan
-    result = stats.kendalltau(published, measured)
-    return float(result.statistic), float(result.pvalue)
 
 
 def _marked(values: Mapping[str, float], metric: Metric) -> dict[str, Cell]:

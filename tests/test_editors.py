@@ -13,11 +13,12 @@ import pytest
 import torch
 from editor_helpers import TINY, make_sample, small_backbone
 
-from cpam.backbone import Backbone, weights_hash
+from cpam.backbone import Backbone
 from cpam.editing import Editor
 from cpam.source import Source
 from eval import registry
 from imba.errors import UserError
+from imba.hashing import weights_hash
 
 STEPS = 2
 CAPTION = "a photo of an apple on a beach"

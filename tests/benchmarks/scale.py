@@ -115,7 +115,8 @@ def ceiling(seconds: float = 20.0) -> float:
 def _evaluate(seconds: float) -> float:
     torch.set_num_threads(1)
     backbone = Backbone.load("pocket")
-    latents = torch.zeros(3, 4, backbone.resolution // 8, backbone.resolution // 8)
+    edge = backbone.unet.config.sample_size
+    latents = torch.zeros(3, 4, edge, edge)
     embedding = backbone.embed("").expand(3, -1, -1)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
