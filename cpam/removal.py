@@ -46,10 +46,10 @@ class Hole:
         self.trajectory = trajectory
         clean = trajectory.latents[0]
         self.inside = touched(mask, (clean.shape[-2], clean.shape[-1]))
-        self.filled_steps = share * len(trajectory.schedule)
+        self.filled_steps = share * len(trajectory.schedule) if fill else 0
         self.fills, self.holds = fill, hold
-        self.clean = continued(clean, self.inside) if fill else clean
-        self.drawn = draw(self.inside, seed) if fill else None
+        if fill:
+            self.clean, self.drawn = continued(clean, self.inside), draw(self.inside, seed)
 
     def start(self) -> Tensor:
         """Where the target starts, (1, C, h, w)."""
@@ -57,12 +57,11 @@ class Hole:
 
     def after_step(self, step: int, source: Tensor, target: Tensor) -> Tensor:
         """The target's latents after a step, filled and held; ``source`` are the source's there."""
-        if self.fills and step + 1 < self.filled_steps:
+        if step + 1 < self.filled_steps:
             target = torch.where(self.inside, self._filled(step + 1), target)
         return torch.where(self.inside, target, source) if self.holds else target
 
     def _filled(self, step: int) -> Tensor:
-        assert self.drawn is not None
         alpha, latents = self.trajectory.schedule.alphas[step], self.trajectory.at(step)
         noise = (latents - alpha**0.5 * self.trajectory.latents[0]) / (1 - alpha) ** 0.5
         rows, columns = self.drawn.unbind(1)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import random
-import re
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from eval.scoring import read_scores
+from eval.sheet import sheet
 from eval.store import Store, open_picture, write_atomic
 from imba.errors import UserError
 from imba.masking.made import overlay
@@ -24,7 +23,6 @@ Pick = Literal["random", "gain", "loss"]
 
 DPI = 300
 TEXT_WIDTH = 7.0  # inches that a page with two columns leaves for text
-GAP = 8
 
 
 def choose(
@@ -74,12 +72,7 @@ def figure(
     heads = _titles(store, methods) | dict(titles or {})
     own = store.run.backbone["resolution"]
     edge = edge or (own if own >= 200 else 2 * own)
-    font = ImageFont.load_default(size=max(12, edge // 14))
-    line = int(font.getbbox("Ag")[3]) + 4
-    columns = [[name] for name in ("source", "region")]
-    columns += [_wrap(heads[method], font, edge) for method in methods]
-    width = len(columns) * (edge + GAP) + GAP
-    blocks = []
+    rows = []
     for sample in samples:
         task = store.read_task(sample)
         if task is None:
@@ -87,26 +80,8 @@ def figure(
         source = _open(store.source_path(sample), edge)
         pictures = [source, _region(source, store.mask_path(sample))]
         pictures += [_open(_edited(store, method, sample), edge) for method in methods]
-        prompt = textwrap.wrap(f"{task.kind}: {task.target_prompt}", max(20, int(width / (font.getlength("e") or 1))))
-        blocks.append((pictures, prompt))
-    top = GAP + line * max(map(len, columns))
-    height = top + sum(edge + line * len(prompt) + GAP for _, prompt in blocks)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, lines in enumerate(columns):
-        for row, text in enumerate(lines, start=-len(lines)):  # the last line is next to the pictures
-            place = (GAP + column * (edge + GAP) + edge / 2, top + row * line)
-            draw.text(place, text, fill="black", font=font, anchor="ma")
-    y = top
-    for pictures, prompt in blocks:
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (GAP + column * (edge + GAP), y))
-        y += edge
-        for text in prompt:
-            draw.text((GAP, y + 2), text, fill="black", font=font)
-            y += line
-        y += GAP
-    return sheet
+        rows.append((pictures, f"{task.kind}: {task.target_prompt}"))
+    return sheet(["source", "region", *(heads[method] for method in methods)], rows, edge)
 
 
 def write(picture: Image.Image, path: Path) -> None:
@@ -125,16 +100,6 @@ def _titles(store: Store, methods: Sequence[str]) -> dict[str, str]:
     titles = {method: str(store.run.methods[method]["title"]) for method in methods}
     shared = Counter(titles.values())
     return {method: title if shared[title] == 1 else method for method, title in titles.items()}
-
-
-def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The lines of a column's head; a label breaks after its commas and its colon."""
-    lines = [""]
-    for word in re.findall(r"[^\s,:]+[,:]?\s*", text) or [text]:
-        if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:
-            lines.append("")
-        lines[-1] += word
-    return [line.rstrip() for line in lines]
 
 
 def _edited(store: Store, method: str, sample: str) -> Path:

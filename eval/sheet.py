@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -19,27 +20,38 @@ def sheet(titles: Sequence[str], rows: Sequence[tuple[Sequence[Image.Image], str
     """
     font = ImageFont.load_default(size=max(12, edge // 14))
     line = int(font.getbbox("Ag")[3]) + 4
-    step, letter = edge + GAP, font.getlength("e") or 1.0
-    heads = [textwrap.wrap(title, max(8, int(edge / letter))) or [""] for title in titles]
-    width = len(titles) * step + GAP
-    captions = [textwrap.wrap(caption, max(20, int(width / letter))) for _, caption in rows]
+    heads = [_wrap(title, font, edge) for title in titles]
+    width = len(titles) * (edge + GAP) + GAP
+    letters = max(20, int(width / (font.getlength("e") or 1)))
+    captions = [textwrap.wrap(caption, letters) for _, caption in rows]
     top = GAP + line * max(map(len, heads))
-    height = top + sum(step + line * len(caption) for caption in captions)
+    height = top + sum(edge + line * len(caption) + GAP for caption in captions)
     drawn = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(drawn)
     for column, head in enumerate(heads):
-        for i, text in enumerate(head):
-            draw.text((GAP + column * step + edge / 2, GAP / 2 + i * line), text, fill="black", font=font, anchor="mt")
+        for row, text in enumerate(head, start=-len(head)):  # the last line is next to the pictures
+            place = (GAP + column * (edge + GAP) + edge / 2, top + row * line)
+            draw.text(place, text, fill="black", font=font, anchor="ma")
     y = top
     for (pictures, _), caption in zip(rows, captions, strict=True):
         for column, picture in enumerate(pictures):
             scale = edge / max(picture.size)
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             fitted = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            drawn.paste(fitted, (GAP + column * step + (edge - size[0]) // 2, y + (edge - size[1]) // 2))
+            drawn.paste(fitted, (GAP + column * (edge + GAP) + (edge - size[0]) // 2, y + (edge - size[1]) // 2))
         y += edge
         for text in caption:
             draw.text((GAP, y + 2), text, fill="black", font=font)
             y += line
         y += GAP
     return drawn
+
+
+def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The lines of a column's head; a label breaks after its commas and its colon."""
+    lines = [""]
+    for word in re.findall(r"[^\s,:]+[,:]?\s*", text) or [text]:
+        if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from run_helpers import RESOLUTION, Brighten, Broken, Noise, editors, run_all, samples, write_clip
 
-from eval.figure import GAP, choose, figure
+from eval.figure import choose, figure
 from eval.scoring import read_scores, score
+from eval.sheet import GAP
 from eval.store import Store
 from imba.errors import UserError
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-from report_browser import CHROMIUM, chromium, open_report, outside, paints, violations  # noqa: E402
+from report_browser import CHROMIUM, open_report, outside, paints, violations  # noqa: E402
 from report_runs import HOSTILE, fabricate, pocket_material  # noqa: E402
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
@@ -18,12 +17,6 @@ pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
 
 from eval.report.page import write_report  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

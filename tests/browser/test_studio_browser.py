@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from report_browser import CHROMIUM
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "data" / "reference" / "tiny-sd"
@@ -27,21 +28,15 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 
 from imba.dataset import load, validate  # noqa: E402
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PICTURES = os.environ.get("STUDIO_PICTURES")  # a folder for the screenshot of the README, then of the pocket backbone
 BACKBONE, STEPS = ("pocket", "50") if PICTURES else (str(TINY), "3")
 PATIENCE = 120_000  # milliseconds, for machines that are busy
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> None:
     sync_api.expect.set_options(timeout=PATIENCE)
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 def serve(*arguments: object) -> tuple[subprocess.Popen[bytes], str]:
