@@ -217,7 +217,7 @@ def _write(
 def _leaderboard(store: Store, rows: pd.DataFrame, protocol: dict[str, Any]) -> Iterator[list[Any]]:
     run = store.run
     head = [run.dataset["name"], run.dataset["fingerprint"], len(run.samples), run.backbone["name"]]
-    head += [run.backbone["resolution"], run.steps, run.seed, bool(run.dataset["pocket"] or run.backbone["pocket"])]
+    head += [run.backbone["resolution"], run.steps, run.seed, run.is_pocket]
     for row in rows.to_dict("records"):
         method = run.methods[row["method"]]
         mine = [*head, row["method"], method["title"], not method["edits"]]

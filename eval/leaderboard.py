@@ -265,15 +265,11 @@ def _brief(value: Any) -> str:
     return text[:12] if len(text) == 64 and text.isalnum() else text
 
 
-def _is_pocket(store: Store) -> bool:
-    return bool(store.run.dataset["pocket"] or store.run.backbone["pocket"])
-
-
 def _title(stores: Sequence[Store], only: Collection[str] | None) -> str:
     run = stores[0].run
     seeds = sorted({store.run.seed for store in stores})
     samples = len({sample for store in stores for sample in store.run.samples if only is None or sample in only})
-    mark = "pocket leaderboard" if any(map(_is_pocket, stores)) else "leaderboard"
+    mark = "pocket leaderboard" if any(store.run.is_pocket for store in stores) else "leaderboard"
     return (
         f"{mark}: {run.dataset['name']} data set ({samples} samples), {run.backbone['name']} backbone,"
         f" {run.backbone['resolution']} px, {run.steps} steps, seed {', '.join(map(str, seeds))}"
@@ -281,7 +277,7 @@ def _title(stores: Sequence[Store], only: Collection[str] | None) -> str:
 
 
 def _pocket_note(stores: Sequence[Store]) -> list[str]:
-    if not any(map(_is_pocket, stores)):
+    if not any(store.run.is_pocket for store in stores):
         return []
     return ["pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"]
 

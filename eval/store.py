@@ -92,6 +92,11 @@ class Run:
     threads: int | None = None
     batch: int = 1
 
+    @property
+    def is_pocket(self) -> bool:
+        """Whether data or backbone are the small embedded ones, not to be set beside the paper's numbers."""
+        return bool(self.dataset.get("pocket") or self.backbone.get("pocket"))
+
     def differences(self, new: Run) -> list[str]:
         """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""
         old_keys, new_keys = _decisive(self), _decisive(new)

@@ -230,7 +230,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
         notes = [*notes, "No method of the run is one of the paper's at its defaults."]
     data = pd.DataFrame(records)
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
-    measured = "pocket [95 %]" if _is_pocket(store) else "measured [95 %]"
+    measured = "pocket [95 %]" if store.run.is_pocket else "measured [95 %]"
     heads = ["Method", "n", *(["paper", measured, "difference", "rank (paper's)"] * len(METRICS))]
     groups = [("", 1), *((metric.title, 4) for metric in METRICS)]
     reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
@@ -343,13 +343,9 @@ def _protocol(store: Store, metrics: Mapping[str, Any]) -> str:
     different = [what for what, equal in same.items() if not equal]
     verdict = f"differs in {', '.join(different)}" if different else "agrees where the paper says"
     statement = f"Measured ({verdict}): {measured}. The paper: {other}."
-    if _is_pocket(store):
+    if store.run.is_pocket:
         statement += " Pocket: small models on drawn scenes, whose values are not comparable with the paper's."
     return statement
-
-
-def _is_pocket(store: Store) -> bool:
-    return bool(store.run.dataset.get("pocket") or store.run.backbone.get("pocket"))
 
 
 def _runs_of(study: Path) -> str:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -162,7 +163,7 @@ def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place
     return environment.get_template("report.html").render(
         title=title or board.title,
         heading=title or board.title.partition(":")[0].capitalize(),
-        pocket=any(store.run.dataset["pocket"] or store.run.backbone["pocket"] for store in stores),
+        pocket=any(store.run.is_pocket for store in stores),
         notes=board.notes,
         facts=_facts(stores, cards, board),
         overall=_overall(board, shown),
@@ -176,7 +177,7 @@ def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place
         metrics=metrics,
         shown=shown,
         cards=cards,
-        kinds=_counted(card.task.kind for card in cards if card.task),
+        kinds=Counter(card.task.kind for card in cards if card.task),
         failures=[(card, picture) for card in cards for picture in card.pictures if picture.failed],
         edge=run.backbone["resolution"],
         protocol=protocols[0],
@@ -191,13 +192,6 @@ def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place
 def _hash(text: str) -> str:
     """As a content security policy names an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _counted(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
 
 
 def _facts(stores: Sequence[Store], cards: Sequence[Card], board: Leaderboard) -> list[tuple[str, str]]:
