@@ -58,6 +58,19 @@ def put(path: Path, data: bytes) -> None:
     remote.fs.pipe_file(remote.path, data)
 
 
+def get(path: Path) -> bytes:
+    """A file's content; an object's by one request, since opening it asks twice and fails if it is replaced in between.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if not is_remote(path):
+        return path.read_bytes()
+    remote: Any = path
+    content: bytes = remote.fs.cat_file(remote.path)
+    return content
+
+
 def modified(path: Path) -> float:
     """When a file was written, seconds since the epoch.
 
@@ -144,7 +157,7 @@ def _create(path: Path, data: bytes) -> bool:
 
 def _read(lock: Path) -> bytes | None:
     try:
-        return lock.read_bytes()
+        return get(lock)
     except FileNotFoundError:
         return None
 

@@ -36,7 +36,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from eval.places import held, is_remote, modified, place, put
+from eval.places import get, held, is_remote, modified, place, put
 from imba.errors import UserError
 from imba.sample import Altered, Kind
 
@@ -461,7 +461,7 @@ def holder(folder: str | Path) -> Holder | None:
 def _note(folder: Path) -> Holder | None:
     """What the holder of the lock has noted in it."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        noted = json.loads((folder / ".lock").read_text(encoding="utf-8"))
+        noted = json.loads(get(folder / ".lock"))
         return Holder(**{name: noted[name] for name in ("pid", "host", "since")})
     return None
 

@@ -150,6 +150,26 @@ def test_a_held_place_is_refused_and_freed(url: str, fast: None) -> None:
         pass
 
 
+def test_a_lock_is_read_whole_while_it_is_renewed(url: str) -> None:
+    lock, ended = place(url) / ".lock", threading.Event()
+    places.put(lock, b"0" * 400)
+
+    def renew() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            places.put(lock, str(number % 10).encode() * 400)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        found = [places.get(lock) for _ in range(200)]
+    finally:
+        ended.set()
+        thread.join()
+    assert all(len(content) == 400 and len(set(content)) == 1 for content in found)
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(url: str, fast: None) -> None:
     lock = place(url) / ".lock"
     note = {"pid": 1, "host": "gone", "since": 0.0, "mark": "x", "seen": 0.0}
