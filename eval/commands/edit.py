@@ -152,7 +152,7 @@ def edit(
         "device": place,
         "dtype": dtype,
         "methods": {
-            label: describe_editor(label, editors[label]) | {"seed": result.seed, "seconds": result.seconds}
+            label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
             for label, result in results.items()
         },
         "versions": versions(),

@@ -355,7 +355,8 @@ def score(
     from cpam_bench.eval.run.execute import choose_device, quiet
     from cpam_bench.eval.scoring.score import choose
     from cpam_bench.eval.scoring.score import score as measure
-    from cpam_bench.eval.store.store import Store, locked
+    from cpam_bench.eval.store.lock import locked
+    from cpam_bench.eval.store.store import Store
 
     quiet()
     store = Store.open(folder)
@@ -422,7 +423,7 @@ def rerun(
 
     The same processor, threads and versions give the same bits. Exit code 1 means that an edit came out otherwise.
     """
-    from cpam_bench.eval.audit.verify import rerun as repeat
+    from cpam_bench.eval.audit.rerun import rerun as repeat
 
     repeats = repeat(folder, check, seed, backbone, device, typer.echo)
     other = [one for one in repeats if one.error or one.largest > tolerance]

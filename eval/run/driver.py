@@ -43,7 +43,8 @@ from cpam_bench.eval.run.worker import (
     processor,
     versions,
 )
-from cpam_bench.eval.store.store import Run, Store, Task, at_once
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Method, Run, Task
+from cpam_bench.eval.store.store import Store, at_once
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -98,13 +99,8 @@ def describe_run(
     """
     return Run(
         arguments=dict(arguments),
-        dataset={"name": dataset.name, "fingerprint": dataset.fingerprint, "pocket": dataset.is_pocket},
-        backbone={
-            "name": backbone.name,
-            "weights": dict(backbone.fingerprint),
-            "resolution": backbone.resolution,
-            "pocket": backbone.is_pocket,
-        },
+        dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
+        backbone=BackboneFacts(backbone.name, dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket),
         steps=steps,
         seed=seed,
         dtype=dtype,
@@ -120,18 +116,18 @@ def describe_run(
     )
 
 
-def describe_editor(label: str, editor: Editor) -> dict[str, Any]:
+def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
     name = label.partition(":")[0]
     point = registry.entry_points().get(name)
-    return {
-        "method": name,
-        "title": editor.title,
-        "edits": editor.edits,
-        "parameters": registry.parameters(editor),
-        "reference": editor.reference,
-        "package": " ".join(registry.distribution(point)).strip() if point else "",
-    }
+    return Method(
+        method=name,
+        title=editor.title,
+        edits=editor.edits,
+        parameters=registry.parameters(editor),
+        reference=editor.reference,
+        package=" ".join(registry.distribution(point)).strip() if point else "",
+    )
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -186,7 +182,7 @@ def run(
     that the next run continues.
 
     Args:
-        store: held under :func:`cpam_bench.eval.store.store.locked`; steps and seed are its run's.
+        store: held under :func:`cpam_bench.eval.store.lock.locked`; steps and seed are its run's.
         samples: what to edit.
         editors: canonical label -> editor.
         backbone: as the editors take it; the runner itself needs what makes pictures fit.
@@ -538,7 +534,7 @@ def prepare(sample: Sample, backbone: Any) -> Prepared:
 
 def write_task(store: Store, prepared: Prepared) -> None:
     """Store a sample as editors and metrics see it."""
-    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)}
+    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
     task = Task(**{name: getattr(prepared.sample, name) for name in shared})
     store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 

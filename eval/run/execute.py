@@ -26,7 +26,9 @@ from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
 from cpam_bench.eval.run.forkserver import prepare_processes
 from cpam_bench.eval.run.worker import Recipe
 from cpam_bench.eval.scoring.score import Scores, default_clip, score
-from cpam_bench.eval.store.store import Run, Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.records import Run
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.dataset import Dataset
 from cpam_bench.imba.errors import UserError

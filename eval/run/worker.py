@@ -29,7 +29,7 @@ from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.cache import TrajectoryCache
-from cpam_bench.eval.store.store import Edit, Inversion
+from cpam_bench.eval.store.records import Edit, Inversion
 from cpam_bench.imba.common.files import encode_png
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample

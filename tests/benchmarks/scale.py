@@ -40,7 +40,8 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 METHODS = ("cpam", "masactrl", "ddim")

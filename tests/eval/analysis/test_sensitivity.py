@@ -19,7 +19,8 @@ from cpam_bench.eval.analysis import sensitivity as module
 from cpam_bench.eval.analysis.sensitivity import FILTERS, sensitivity
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 

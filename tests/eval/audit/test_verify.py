@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import TINY
 from PIL import Image
 from rich.console import Console
 from run_helpers import Brighten, Broken, Noise, described, editors, run_all, samples, write_clip, write_dataset
-from paths import TINY
 from typer.testing import CliRunner
 
 import cpam_bench.imba.dataset
 from cpam_bench.eval.audit import status as status_module
+from cpam_bench.eval.audit.rerun import rerun
 from cpam_bench.eval.audit.status import render, status
-from cpam_bench.eval.audit.verify import rerun, stored_sample, verify
+from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.metrics.metric import METRICS
 from cpam_bench.eval.run.execute import Settings, execute
 from cpam_bench.eval.scoring.score import score
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.samples import stored_sample
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 

@@ -26,7 +26,8 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
 from cpam_bench.eval.run.worker import Recipe, Worker
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 COSTS = ("seconds", "inversion_seconds", "inversion", "peak_memory_mib")

@@ -13,8 +13,10 @@ from run_helpers import Brighten, Broken, FakeBackbone, Noise, editors, run_all,
 from cpam_bench.eval.metrics.metric import METRICS
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.scoring import score as scoring
-from cpam_bench.eval.scoring.score import read_protocol, read_scores, score
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_protocol, read_scores
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 

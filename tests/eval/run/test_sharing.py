@@ -29,7 +29,8 @@ from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.cache import TrajectoryCache
 from cpam_bench.eval.run.executors import Executor, Processes, Serial
 from cpam_bench.eval.run.worker import Recipe, halving
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 STEPS = 4

@@ -15,7 +15,8 @@ import cpam_bench.imba.dataset
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.run.execute import Settings, execute
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 
 OLD = DATA / "run-0.1"

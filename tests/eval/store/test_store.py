@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from run_helpers import Brighten, Noise, described, editors, picture, run_all, samples, square
 
 from cpam_bench.eval.store import store as store_module
-from cpam_bench.eval.store.store import Edit, Store, Task, locked, slug
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.records import Edit, Task
+from cpam_bench.eval.store.store import Store, slug
 from cpam_bench.imba.common.files import write_atomic, write_rows
 from cpam_bench.imba.errors import Damaged, DiskFull, UserError
 
