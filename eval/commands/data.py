@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from cpam_bench.eval.commands.options import split_names
-from cpam_bench.imba.dataset import Dataset, Problem, load, summarize, validate
 from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cpam_bench.imba.dataset import Dataset, Problem
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, check it, and build one.")
 
@@ -34,6 +36,11 @@ def info(dataset: DatasetName) -> None:
 
     Files are looked for but not opened; validate opens them.
     """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from cpam_bench.imba.dataset import load
+
     data = load(dataset)
     console = Console(soft_wrap=True, highlight=False)
     images = {sample.image for sample in data}
@@ -49,6 +56,8 @@ def info(dataset: DatasetName) -> None:
 @app.command("validate")
 def validate_command(dataset: DatasetName) -> None:
     """Open every file and list every problem; exit code 1 if a sample cannot be edited or scored."""
+    from cpam_bench.imba.dataset import load, validate
+
     data = load(dataset)
     problems = validate(data)
     # Neither wrapped nor marked up, so that a line is a problem and grep works.
@@ -76,6 +85,8 @@ def build(
     An image is found by its name, else by its stem under another extension. Exit code 1 if anything is missing from
     the result; run it again with what was missing to complete it.
     """
+    from rich.console import Console
+
     from cpam_bench.imba.build import build as build_imba
 
     report = build_imba(tedbench, annotations, out, masks)
@@ -196,6 +207,8 @@ def annotate(
 
 
 def _counts(data: Dataset) -> Table:
+    from rich.table import Table
+
     altered = Counter(sample.altered for sample in data)
     kinds = Counter(sample.kind for sample in data)
     rows = {
@@ -229,5 +242,7 @@ def _counts(data: Dataset) -> Table:
 def _print_problems(console: Console, data: Dataset, problems: list[Problem]) -> None:
     if not problems:
         console.print("Every file is there.")
+    from cpam_bench.imba.dataset import summarize
+
     for line in summarize(problems, len(data)):
         console.print(f"- {line}", markup=False)

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench import __version__
 from cpam_bench.eval.commands import analyse, check, data, edit, methods, paper, pocket, run, share, study
 from cpam_bench.eval.commands.terminal import say
 from cpam_bench.imba.errors import DiskFull, UserError
@@ -48,6 +47,8 @@ app.add_typer(study.app, name="study", rich_help_panel="Study")
 
 def _version(asked: bool) -> None:
     if asked:
+        from cpam_bench import __version__
+
         typer.echo(__version__)
         raise typer.Exit()
 
