@@ -111,7 +111,7 @@ def ablate(
     plan = ablation.plan(split_names(groups), method, steps)
 
     import cpam_bench.imba.dataset
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     data = cpam_bench.imba.dataset.load(dataset).first(limit)
     for warning in cpam_bench.imba.dataset.require_complete(data):
@@ -172,7 +172,7 @@ def sensitivity(
     run's own scorer is always among them; scores.csv is left as it is. What cannot be loaded is named.
     """
     from cpam_bench.eval.analysis import sensitivity as choices
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
 
     where = choose_device(device)
 

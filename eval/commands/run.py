@@ -16,7 +16,8 @@ from cpam_bench.imba.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from cpam_bench.eval.run.execute import Outcome, Settings
+    from cpam_bench.eval.run.execute import Outcome
+    from cpam_bench.eval.run.settings import Settings
     from cpam_bench.imba.dataset import Dataset
 
 RUNS = Path("results/runs")
@@ -180,7 +181,7 @@ def run(
         say(str(warning))
 
     from cpam_bench.eval.methods.ready_made import survey
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
@@ -250,7 +251,7 @@ def score(
     """
     from cpam_bench.eval.analysis.leaderboard import leaderboard
     from cpam_bench.eval.metrics.metric import METRICS
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.scoring.score import choose
     from cpam_bench.eval.scoring.score import score as measure
     from cpam_bench.eval.store.store import Store, locked
