@@ -137,7 +137,7 @@ def test_each_sample_is_inverted_once(
         inverted.append(len(latents))
         return real(backbone, latents, *more)
 
-    monkeypatch.setattr("cpam_bench.eval.run.worker.invert", counting)
+    monkeypatch.setattr("cpam_bench.eval.run.inversion.invert", counting)
     monkeypatch.setattr("cpam_bench.cpam.source.invert", counting)
     store = Tiny(data, backbone).run(tmp_path / "run")
     assert inverted == [2, 1]
