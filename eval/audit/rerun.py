@@ -15,8 +15,11 @@ from PIL import Image
 
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.run.execute import choose_device, quiet
-from cpam_bench.eval.run.worker import Made, Unit, Worker, processor, versions
+from cpam_bench.eval.run.costs import processor
+from cpam_bench.eval.run.describe import versions
+from cpam_bench.eval.run.messages import Made, Unit
+from cpam_bench.eval.run.settings import choose_device, quiet
+from cpam_bench.eval.run.worker import Worker
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.eval.store.samples import stored_sample
 from cpam_bench.eval.store.store import Store

@@ -11,7 +11,7 @@ import numpy as np
 
 from cpam_bench.eval.metrics.clip import load_clip
 from cpam_bench.eval.metrics.metric import METRICS, Models
-from cpam_bench.eval.run.execute import choose_device
+from cpam_bench.eval.run.settings import choose_device
 from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.eval.scoring import score as scoring
 from cpam_bench.eval.scoring.scored import read_protocol, read_scores
