@@ -21,9 +21,9 @@ from baselines.alignment import align, positions, refinement, replacement
 from baselines.fpe import SelfAttentionControl, tokens_at
 from baselines.null_text import invert_null_text
 from baselines.p2p import P2P
-from baselines.pnp import InjectingControl
+from baselines.pnp import InjectingControl, PnP
 from cpam.backbone import Backbone
-from cpam.inversion import invert
+from cpam.inversion import Trajectory, invert
 from cpam.sampling import sample
 from eval import registry
 from imba.errors import UserError
@@ -48,6 +48,15 @@ def latents() -> Tensor:
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+class Known:
+    """A source of known latents."""
+
+    trajectory: Trajectory
+
+    def __init__(self, backbone: Backbone, latents: Tensor):
+        self.backbone, self.latents, self.steps = backbone, latents, STEPS
 
 
 # straight lines ------------------------------------------------------------------------------------------------------
@@ -146,6 +155,66 @@ def test_pnp(
             _, null, text = backbone.unet(batch, TIMESTEPS[step], encoder_hidden_states=conditions).sample.split(1)
             x = moved(x, null + GUIDANCE * (text - null), *alphas(backbone, step))
     assert distance(ours, x) < 1e-4
+
+
+@torch.no_grad()
+def finely_inverted(backbone: Backbone, x: Tensor) -> list[Tensor]:
+    """z at t = 801, 601 ... 1 of an inversion at t = 1, 41 ... 961, and z_0."""
+    products = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).tolist()
+    null, picked = embedded(backbone, ""), [x]
+    for t in range(1, 1000, 40):
+        noise = backbone.unet(x, t, encoder_hidden_states=null).sample
+        x = moved(x, noise, products[max(t - 40, 0)], products[t])
+        if t in TIMESTEPS:
+            picked.append(x)
+    return picked[::-1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"inversion_steps": 25},
+        {"inversion_steps": 25, "trajectory": False},
+        {"inversion_steps": 0, "caption": True, "trajectory": False},
+        {"inversion_steps": 5},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_pnp_inverts_on_its_own(settings: dict[str, Any], backbone: Backbone, latents: Tensor) -> None:
+    editor = PnP(**settings)
+    source = Known(backbone, latents)
+    source.trajectory = invert(backbone, latents, STEPS)
+    prompt = SOURCE if editor.caption else ""
+    fine = editor.inversion_steps == 25
+    path = finely_inverted(backbone, latents) if fine else inverted(backbone, latents, prompt)
+    ours = editor.inverted(source, prompt).latents[::-1]  # type: ignore[arg-type]
+    assert all(distance(one, other) < 1e-4 for one, other in zip(ours, path, strict=True))
+    if not editor.trajectory:  # its source is where z_T leads back to
+        embedding, path = embedded(backbone, prompt), path[:1]
+        for step in range(STEPS):
+            noise = backbone.unet(path[-1], TIMESTEPS[step], encoder_hidden_states=embedding).sample
+            path.append(moved(path[-1], noise, *alphas(backbone, step)))
+    control = InjectingControl(backbone.unet, 2, 4)
+    straight = sample(
+        backbone,
+        Trajectory(path[::-1], backbone.schedule(STEPS)),
+        REFINED,
+        control=control,
+        negative=editor.negative_prompt,
+    )
+    task = make_sample(source_prompt=SOURCE, target_prompt=REFINED)
+    assert distance(editor.latents(task, source), straight) < 1e-4  # type: ignore[arg-type]
+
+
+def test_pnp_by_default_passes_every_level(backbone: Backbone) -> None:
+    assert backbone.schedule(PnP().inversion_steps).timesteps == list(range(999, 0, -1))
+
+
+def test_pnp_refuses_an_inversion_that_passes_over_a_level(backbone: Backbone, latents: Tensor) -> None:
+    source = Known(backbone, latents)
+    with pytest.raises(UserError, match="passes over level 201"):
+        PnP(inversion_steps=3).inverted(source, "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("until", [4, 0])
@@ -305,13 +374,6 @@ def straight_p2p(
                 assert mask.mean() > 0
                 target = source + mask * (target - source)
     return source, target
-
-
-class Known:
-    """A source of known latents."""
-
-    def __init__(self, backbone: Backbone, latents: Tensor):
-        self.backbone, self.latents, self.steps = backbone, latents, STEPS
 
 
 @pytest.mark.parametrize(
