@@ -31,6 +31,7 @@ from baselines.sdedit import SDEdit
 from cpam.backbone import Backbone
 from cpam.editing import Editor
 from cpam.source import Source
+from eval import registry
 from imba.errors import UserError
 from imba.sample import Sample
 from imba.scenes import Item, Scene, render
@@ -258,6 +259,12 @@ def test_imagic_is_three_straight_lines(
     wanted = ((decoded + 1) * 127.5).permute(1, 2, 0).numpy()
     difference = np.asarray(edit(editor, backbone, sample)).astype(float) - wanted
     assert np.abs(difference).max() <= 1  # rounding
+
+
+def test_imagic_has_the_numbers_of_its_paper_and_of_its_pipeline_under_a_name() -> None:
+    paper = registry.make("imagic:preset=paper")[1]
+    assert paper == Imagic(embedding_steps=1000, embedding_rate=2e-3, model_steps=1500, model_rate=5e-7, alpha=0.7)
+    assert registry.make("imagic:preset=pipeline") == ("imagic", Imagic())
 
 
 # the backbone --------------------------------------------------------------------------------------------------------
