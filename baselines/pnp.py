@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.attention import AttentionControl, layers
-from cpam.editing import Capabilities, parameter, source_caption
-from cpam.inversion import Trajectory, invert
-from cpam.sampling import SOURCE, retrace
-from cpam.sampling import sample as denoise
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl, layers
+from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.inversion import Trajectory, invert
+from cpam_bench.cpam.sampling import SOURCE, retrace
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/MichalGeyer/pnp-diffusers"
 CONFIG = f"{REPOSITORY}, config_pnp.yaml"

@@ -37,7 +37,7 @@ class PreservingControl(AttentionControl):
         normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
         seed: of that draw.
         hole: the place of an object that is removed, or None.
-        uniform: where a mask leaves no key, attend to all alike; see :func:`cpam.preservation.from_source`.
+        uniform: where a mask leaves no key, attend to all alike; see :func:`cpam_bench.cpam.preservation.from_source`.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class CPAM:
     retained_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose", "remove", "add")
     """Kinds that keep an object which the sample says is retained.  A background's M_t is the background itself."""
     uniform: ClassVar[bool] = False
-    """Where a mask leaves no key, attend to all alike; see :func:`cpam.preservation.from_source`."""
+    """Where a mask leaves no key, attend to all alike; see :func:`cpam_bench.cpam.preservation.from_source`."""
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "Section 5.1")
     preservation: bool = parameter(True, "adapt self-attention (Eq. 1-3)", "Section 4.2")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cpam.backbone import Backbone, Schedule, ddim
-from imba.errors import UserError
+from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.imba.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from paths import TINY
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, silu
 
-from baselines.alignment import align, positions, refinement, replacement
-from baselines.fpe import SelfAttentionControl, tokens_at
-from baselines.null_text import invert_null_text
-from baselines.p2p import P2P
-from baselines.pnp import InjectingControl, PnP
-from cpam.backbone import Backbone
-from cpam.inversion import Trajectory, invert
-from cpam.sampling import sample
-from eval import registry
-from imba.errors import UserError
+from cpam_bench.baselines.alignment import align, positions, refinement, replacement
+from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.null_text import invert_null_text
+from cpam_bench.baselines.p2p import P2P
+from cpam_bench.baselines.pnp import InjectingControl, PnP
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.inversion import Trajectory, invert
+from cpam_bench.cpam.sampling import sample
+from cpam_bench.eval.methods import registry
+from cpam_bench.imba.errors import UserError
 
 STEPS = 5
 GUIDANCE = 7.5

@@ -22,20 +22,20 @@ from paths import TINY
 from PIL import Image
 from torch import Tensor
 
-from baselines import imagic
-from baselines.diffedit import DiffEdit
-from baselines.imagic import Imagic
-from baselines.leditspp import LEditsPP
-from baselines.pipelines import pipeline
-from baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, objects
-from baselines.sdedit import SDEdit
-from cpam.backbone import Backbone
-from cpam.editing import Editor
-from cpam.source import Source
-from eval import registry
-from imba.errors import UserError
-from imba.sample import Sample
-from imba.scenes import Item, Scene, render
+from cpam_bench.baselines import imagic
+from cpam_bench.baselines.diffedit import DiffEdit
+from cpam_bench.baselines.imagic import Imagic
+from cpam_bench.baselines.leditspp import LEditsPP
+from cpam_bench.baselines.pipelines import pipeline
+from cpam_bench.baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, objects
+from cpam_bench.baselines.sdedit import SDEdit
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import Editor
+from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.pocket.scenes import Item, Scene, render
+from cpam_bench.imba.sample import Sample
 
 STEPS, SEED = 4, 11
 
