@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -77,6 +78,45 @@ def test_masks_that_leave_no_key_use_all(attention: tuple[Tensor, ...], retain: 
     q, k, v, source, _ = attention
     full = torch.full_like(source, whole)
     assert preserve(q, k, v, region(full, full, 64), retain).isfinite().all()
+
+
+def test_masks_that_leave_no_key_may_be_attended_to_uniformly(attention: tuple[Tensor, ...]) -> None:
+    """Where M_s fills a layer and M_t does not: plain attention, or a softmax over equally masked scores."""
+    q, k, v, source, target = attention
+    filled = region(torch.ones_like(source), target, 64)
+    assert not len(filled.background_keys) and len(filled.outside)
+    plain, uniform = (preserve(q, k, v, filled, False, uniform) for uniform in (False, True))
+    scores = q @ k[:1].mT * q.shape[-1] ** -0.5
+    masked_alike = (scores + torch.finfo(scores.dtype).min).softmax(-1) @ v[:1]
+    for lane in (1, 2):
+        outside = filled.outside
+        assert torch.allclose(plain[lane][:, outside], (scores.softmax(-1) @ v[:1])[lane][:, outside], atol=1e-5)
+        assert torch.allclose(uniform[lane][:, outside], masked_alike[lane][:, outside], atol=1e-5)
+        assert torch.equal(plain[lane][:, filled.inside], uniform[lane][:, filled.inside])
+
+
+@pytest.mark.parametrize(
+    ("editor", "refined", "retained"),
+    [
+        (CPAM(), set(), {"replace", "pose", "remove", "add"}),
+        (CPAM(refine=True), {"replace", "pose"}, {"replace", "pose", "remove", "add"}),
+        (CPAMRelease(), {"replace", "pose", "background", "add"}, set(get_args(Kind))),
+        (CPAMRelease(refine=False), set(), set(get_args(Kind))),
+    ],
+    ids=str,
+)
+def test_which_kinds_are_refined_and_which_retain(
+    editor: CPAM, refined: set[str], retained: set[str], backbone: Backbone
+) -> None:
+    controls = {}
+    for kind in get_args(Kind):
+        sample = make_sample(kind=kind, retain_object=True)
+        controls[kind] = editor.control(sample, Source(sample, backbone, 2))
+    assert {kind for kind, control in controls.items() if control.refinement} == refined
+    assert {kind for kind, control in controls.items() if control.retain} == retained
+    assert {control.uniform for control in controls.values()} == {isinstance(editor, CPAMRelease)}
+    thresholds = {(c.refinement.start_step, c.refinement.threshold) for c in controls.values() if c.refinement}
+    assert thresholds <= {(1, 0.45)}
 
 
 def test_localization_is_equation_4(attention: tuple[Tensor, ...]) -> None:
