@@ -31,6 +31,7 @@ from cpam_bench.eval.commands.options import (
     Dtype,
     Limit,
     Model,
+    ResizeBy,
     Seed,
     Sliced,
     Steps,
@@ -151,6 +152,7 @@ def run(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     references: Annotated[
         bool,
         typer.Option(
@@ -288,6 +290,7 @@ def run(
         steps=steps,
         seed=seed,
         dtype=dtype,
+        resize=resize,
         device=device,
         clip=clip,
         executor=executor,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from cpam_bench.baselines.imported import Imported
-from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.backbone import Backbone, Resize
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.analysis.leaderboard import Leaderboard, leaderboard
 from cpam_bench.eval.methods import captions, registry
@@ -41,7 +41,8 @@ class Settings:
 
     Attributes:
         backbone: ``pocket``, ``sd15``, a hub id or a folder.
-        steps, seed, dtype: decide the edits, with the backbone and the kind of device.
+        steps, seed, dtype, resize: decide the edits, with the backbone and the kind of device; ``resize`` is the filter
+            that brings pictures to its resolution.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes CUDA where there is some.
         clip: the scorer, None for the one that fits the data.
         executor: where the workers are; None is ``serial`` for one worker without a timeout, else ``processes``.
@@ -65,6 +66,7 @@ class Settings:
     steps: int = 50
     seed: int = 0
     dtype: str = "float32"
+    resize: Resize = "bicubic"
     device: str | None = None
     clip: str | None = None
     executor: ExecutorName | None = None
@@ -126,7 +128,7 @@ def execute(
     where = _device(name, settings)
     here = where if name == "serial" else "cpu"
     quiet()
-    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype)
+    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype, resize=settings.resize)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket))
@@ -161,7 +163,9 @@ def execute(
             cache = TrajectoryCache(settings.cache.expanduser(), int(settings.cache_gb * 1e9))
         recipe = Recipe(
             editors,
-            functools.partial(Backbone.load, settings.backbone, device=where, dtype=settings.dtype),
+            functools.partial(
+                Backbone.load, settings.backbone, device=where, dtype=settings.dtype, resize=settings.resize
+            ),
             model.fingerprint,
             settings.steps,
             settings.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -157,6 +158,22 @@ def test_hull_fills_what_lies_between() -> None:
     hull = target_mask(mask, "replace", shape="hull", margin=0.0)
     assert hull[44, 14] and not mask[44, 14]
     assert not hull[12, 48]
+
+
+def test_pictures_are_brought_to_the_resolution_by_a_filter(backbone: Backbone) -> None:
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (77, 190, 3), dtype=np.uint8))
+    size = (backbone.resolution, backbone.resolution)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    nearest = torch.nn.functional.interpolate(pixels, size)[0].permute(1, 2, 0).numpy()  # as MasaCtrl's load_image
+    wanted = {
+        "bicubic": np.asarray(picture.resize(size, Image.Resampling.BICUBIC)),
+        "lanczos": np.asarray(picture.resize(size, Image.Resampling.LANCZOS)),
+        "nearest": nearest,
+    }
+    for filter, expected in wanted.items():
+        assert np.array_equal(replace(backbone, resize=filter).fit(picture), expected)
+    assert backbone.resize == "bicubic"
 
 
 # the editors ---------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         return [point] if chosen.get("group") == registry.GROUP else installed(**chosen)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-    monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
+    monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
 
 
 def test_configurations_are_methods_by_name() -> None:
