@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from baselines.pipelines import generator, picture, pipeline, require_prediction
+from baselines.pipelines import picture, pipeline, require_prediction
 from cpam.backbone import Backbone
-from cpam.editing import Capabilities, parameter
+from cpam.editing import Capabilities, generator, parameter
 from cpam.source import Source
 from imba.sample import Sample
 
