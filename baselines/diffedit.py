@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cpam.backbone import ddim, noised
-from cpam.editing import Capabilities, first_step, generator, latent_mask, parameter
-from cpam.sampling import guide
-from cpam.source import Source
-from imba.sample import Sample
+from cpam_bench.cpam.backbone import ddim, noised
+from cpam_bench.cpam.editing import Capabilities, first_step, generator, latent_mask, parameter
+from cpam_bench.cpam.sampling import guide
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.sample import Sample
 
 PIPELINE = "diffusers, StableDiffusionDiffEditPipeline"
 

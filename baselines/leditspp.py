@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from cpam.attention import AttentionControl, attention_map, controlled, layers, quarter_stages
-from cpam.backbone import Backbone, Schedule, ddim, noised
-from cpam.editing import Capabilities, generator, latent_mask, parameter
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled, layers, quarter_stages
+from cpam_bench.cpam.backbone import Backbone, Schedule, ddim, noised
+from cpam_bench.cpam.editing import Capabilities, generator, latent_mask, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/ml-research/ledits_pp"
 EXAMPLE = f"{REPOSITORY}, README (Stable Diffusion 1.5)"

@@ -11,8 +11,8 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from PIL import Image
 
-from cpam.backbone import Backbone
-from imba.errors import UserError
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.imba.errors import UserError
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any)
     Args:
         kind: class of the pipeline.
         backbone: whose networks it uses; its own pipeline and scheduler stay as they are.
-        scheduler: one of its own; :meth:`cpam.backbone.Backbone.scheduler` by default.
+        scheduler: one of its own; :meth:`cpam_bench.cpam.backbone.Backbone.scheduler` by default.
         parts: components beside the usual ones, or instead of them.
 
     Raises:

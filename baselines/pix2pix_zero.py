@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from cpam.attention import AttentionControl, attention_map, controlled
-from cpam.backbone import Backbone, ddim
-from cpam.editing import Capabilities, generator, parameter, source_caption
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
+from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.editing import Capabilities, generator, parameter, source_caption
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/pix2pixzero/pix2pix-zero"
 INVERSION = f"{REPOSITORY}, src/utils/ddim_inv.py"

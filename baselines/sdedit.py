@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from PIL import Image
 
-from cpam.backbone import ddim, noised
-from cpam.editing import Capabilities, first_step, generator, parameter
-from cpam.sampling import guide
-from cpam.source import Source
-from imba.sample import Sample
+from cpam_bench.cpam.backbone import ddim, noised
+from cpam_bench.cpam.editing import Capabilities, first_step, generator, parameter
+from cpam_bench.cpam.sampling import guide
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.sample import Sample
 
 SCRIPT = "github.com/CompVis/stable-diffusion, scripts/img2img.py"
 

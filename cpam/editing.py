@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cpam.attention import attention_map
-from cpam.sampling import TEXT
+from cpam_bench.cpam.attention import attention_map
+from cpam_bench.cpam.sampling import TEXT
 
 
 @dataclass
