@@ -41,7 +41,7 @@ class DiffEdit:
     strength: float = parameter(
         0.8, "noise level to encode to and decode from, in (0, 1]", f"{PIPELINE}; paper, its encoding ratio: 0.8, 0.9"
     )
-    guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1; paper, Section 4.1")
+    guidance: float = parameter(7.5, "scale of classifier-free guidance", f"CPAM, Section 5.1; {PIPELINE}")
     masked: bool = parameter(False, "take the sample's mask instead of the method's own", "Table 1, mask control")
 
     def __post_init__(self) -> None:

@@ -94,7 +94,9 @@ class LEditsPP:
     skip: float = parameter(0.1, "share of the noise levels left out, the noisiest, in [0, 1)", EXAMPLE)
     warmup: int = parameter(0, "first steps without guidance", f"{PIPELINE}, edit_warmup_steps")
     intersect: bool = parameter(
-        True, "implicit masks: cross-attention and noise estimate, else the estimate", "paper, Section 3.3: M^1 and M^2"
+        True,
+        "implicit masks: cross-attention and noise estimate, else the estimate",
+        "paper: M = M^1 M^2; use_intersect_mask",
     )
     masked: bool = parameter(False, "confine guidance to the sample's mask (user_mask)", "Table 1, mask control")
 
@@ -161,7 +163,7 @@ def spread(backbone: Backbone, steps: int, skip: float) -> Schedule:
 def invert(backbone: Backbone, latents: Tensor, schedule: Schedule, random: torch.Generator) -> Inversion:
     """Noise z_0, (1, C, h, w), to every level apart, and record what the solver would need to go from each to the next.
 
-    One evaluation a step, under the null prompt (Section 3.2; edit-friendly inversion, Huberman-Spiegelglas et al.).
+    One evaluation a step, under the null prompt (edit-friendly inversion, Huberman-Spiegelglas et al. 2024).
     """
     draws = [torch.randn(latents.shape, generator=random).to(latents.device) for _ in schedule.timesteps]
     path = [noised(latents, noise, alpha) for noise, alpha in zip(reversed(draws), schedule.alphas, strict=True)]

@@ -104,7 +104,7 @@ class Pix2PixZero:
         return target - source
 
     def invert(self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator) -> Tensor:
-        """z_0, (1, C, h, w) -> z_T, by DDIM under the caption with every noise estimate regularised (Section 3.2).
+        """z_0, (1, C, h, w) -> z_T, by DDIM under the caption with every noise estimate regularised (Section 3.1).
 
         Of the run's steps the first and the last are left out, as in the authors' code: of 50, t = 21 ... 961 remain.
         The noise predicted at t moves latents from level t - 1, at which z_0 is taken to be, to the next step's.
@@ -125,7 +125,7 @@ class Pix2PixZero:
         return latents
 
     def regularise(self, noise: Tensor, random: torch.Generator) -> Tensor:
-        """A noise estimate (1, C, h, w) led towards Gaussian white noise (Eq. 1 and 2)."""
+        """A noise estimate (1, C, h, w) led towards Gaussian white noise (Section 3.1)."""
         for _ in range(self.rounds):
             for _ in range(self.rolls if self.lambda_auto_correlation > 0 else 0):
                 gradient = gradient_of(lambda values: auto_correlation(values, random), noise)
@@ -197,7 +197,7 @@ def gradient_of(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
 
 
 def auto_correlation(noise: Tensor, random: torch.Generator) -> Tensor:
-    """How much a noise (1, C, h, w) is like itself elsewhere (Eq. 1), a scalar.
+    """How much a noise (1, C, h, w) is like itself elsewhere, a scalar.
 
     For each channel and each scale of a pyramid down to 8x8, one random roll along each axis.  As in the newest version
     of the authors' code a roll is never 0: that would be the noise's variance.
