@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers.utils import logging as transformers_logging
 
 from cpam_bench.imba.common.hashes import weights_hash
@@ -25,6 +26,9 @@ NAMES: dict[str, str] = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 """Short names of backbones; anything else is a hub id or a folder in diffusers' layout."""
+
+Resize = Literal["bicubic", "nearest", "lanczos"]
+"""How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,6 +43,7 @@ class Backbone:
         device, dtype: where and how the networks run; latents and noise are float32 throughout.
         resolution: edge of an image in pixels.
         load_seconds: how long loading took.
+        resize: the filter of :meth:`fit`.
         evaluations: how many latents (lanes) the denoiser has seen, for cost accounting.
     """
 
@@ -48,11 +53,14 @@ class Backbone:
     dtype: torch.dtype
     resolution: int
     load_seconds: float = 0.0
+    resize: Resize = "bicubic"
     evaluations: int = 0
     _embeddings: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32") -> Backbone:
+    def load(
+        cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32", resize: Resize = "bicubic"
+    ) -> Backbone:
         """Load ``pocket``, ``sd15``, a hub id, or a folder.
 
         Raises:
@@ -78,10 +86,12 @@ class Backbone:
                 f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
                 f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
             ) from error
-        return cls.from_pipeline(pipeline, name, device, time.monotonic() - started)
+        return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
 
     @classmethod
-    def from_pipeline(cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0) -> Backbone:
+    def from_pipeline(
+        cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0, resize: Resize = "bicubic"
+    ) -> Backbone:
         """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`.
 
         Raises:
@@ -96,7 +106,7 @@ class Backbone:
         for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
             part.to(device).eval().requires_grad_(False)
         resolution = size * pipeline.vae_scale_factor
-        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds)
+        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds, resize)
 
     @property
     def is_pocket(self) -> bool:
@@ -120,8 +130,19 @@ class Backbone:
     # images and latents ---------------------------------------------------------------------------------------------
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The image as RGB in a square of the backbone's resolution (bicubic, antialiased), as the release does."""
-        return image.convert("RGB").resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
+        """The image as RGB in a square of the backbone's resolution.
+
+        ``bicubic`` and ``lanczos`` are Pillow's, antialiased; ``nearest`` is :func:`torch.nn.functional.interpolate`'s.
+        The authors' CPAM release takes the first on Stable Diffusion 2.1 and SDXL (``open_rgb``), the last on 1.5
+        (``load_image``), as MasaCtrl's and FPE's notebooks do.
+        """
+        image, size = image.convert("RGB"), (self.resolution, self.resolution)
+        if self.resize == "nearest":
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+            return Image.fromarray(interpolate(pixels, size, mode="nearest")[0].byte().permute(1, 2, 0).numpy())
+        return image.resize(
+            size, {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[self.resize]
+        )
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask (H, W) at the backbone's resolution, nearest neighbour."""

@@ -40,6 +40,9 @@ class Editor(Protocol):
         edits: False for reference rows that bound the scale and edit nothing.
         needs_caption: True if ``sample.source_prompt`` must be there; may be left out.  A captioner fills it in before
             editing where the data set has none.
+        presets: name -> parameters, for ``NAME:preset=paper``; may be left out.
+        shown: column of Table 1 -> the file and line that show it, where the paper's table says otherwise; may be left
+            out.
 
     An editor that reads other files may have a method ``inputs(sample)`` that gives their names and hashes as a dict of
     JSON values; it is stored with each edit.

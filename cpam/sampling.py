@@ -85,8 +85,14 @@ def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Tensor, text
 
 def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
     """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (B, C, h, w) float32."""
-    latents = trajectory.at(0)
-    null = backbone.embed("").expand(len(latents), -1, -1)
+    return retrace(backbone, trajectory).latents[0]
+
+
+def retrace(backbone: Backbone, trajectory: Trajectory, prompt: str = "") -> Trajectory:
+    """Where z_T leads back to under a prompt without guidance, one evaluation a step: near the inversion, not on it."""
+    path = [trajectory.at(0)]
+    embedding = backbone.embed(prompt).expand(len(path[0]), -1, -1)
     for timestep, alpha, previous_alpha in trajectory.schedule.levels():
-        latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)
-    return latents
+        noise = backbone.predict(path[-1], timestep, embedding)
+        path.append(ddim(path[-1], noise, alpha, previous_alpha))
+    return Trajectory(path[::-1], trajectory.schedule)

@@ -24,13 +24,20 @@ from cpam_bench.imba.sample import Sample
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
 
+FILTERS = {
+    "bicubic": "bicubic with antialiasing (Pillow)",
+    "lanczos": "Lanczos with antialiasing (Pillow)",
+    "nearest": "nearest neighbour (torch.nn.functional.interpolate)",
+}
+"""What :attr:`cpam_bench.cpam.backbone.Backbone.resize` means, in words."""
+
 PROTOCOL = {
-    "images": "RGB, resized to a square of the backbone's resolution, bicubic with antialiasing (Pillow)",
+    "images": f"RGB, resized to a square of the backbone's resolution, {FILTERS['bicubic']}",
     "masks": "alteration mask (True where the picture may change), resized nearest neighbour",
     "seconds": "wall time of one edit; the inversion that methods share is recorded apart",
     "peak_memory": "weights included; CUDA: torch's highest allocation, CPU: the process's highest resident size",
 }
-"""How pictures are prepared and costs are measured; stored with every run."""
+"""How pictures are prepared and costs are measured; stored with every run, with the filter that it has."""
 
 
 def describe_run(
@@ -73,7 +80,7 @@ def describe_run(
         seed=seed,
         dtype=dtype,
         device=device.partition(":")[0],
-        protocol=dict(PROTOCOL),
+        protocol={**PROTOCOL, "images": PROTOCOL["images"].replace(FILTERS["bicubic"], FILTERS[backbone.resize])},
         methods={label: describe_editor(label, editor) for label, editor in editors.items()},
         samples=[sample.id for sample in samples],
         versions=versions(),

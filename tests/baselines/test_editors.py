@@ -28,6 +28,7 @@ EDITORS, BROKEN = registry.load_all()
 SETTINGS = {
     "masactrl": "step=1",
     "p2p-nti": "inner_steps=1",
+    "pnp": "inversion_steps=0",
     "pix2pix-zero": "rounds=1,rolls=1",
     "imagic": "embedding_steps=1,model_steps=1",
 }

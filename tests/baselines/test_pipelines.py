@@ -20,6 +20,7 @@ from cpam_bench.baselines.sdedit import SDEdit
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.scenes import Item, Scene, render
 from cpam_bench.imba.sample import Sample
@@ -128,6 +129,12 @@ def test_imagic_is_three_straight_lines(
     wanted = ((decoded + 1) * 127.5).permute(1, 2, 0).numpy()
     difference = np.asarray(edit(editor, backbone, sample)).astype(float) - wanted
     assert np.abs(difference).max() <= 1  # rounding
+
+
+def test_imagic_has_the_numbers_of_its_paper_and_of_its_pipeline_under_a_name() -> None:
+    paper = registry.make("imagic:preset=paper")[1]
+    assert paper == Imagic(embedding_steps=1000, embedding_rate=2e-3, model_steps=1500, model_rate=5e-7, alpha=0.7)
+    assert registry.make("imagic:preset=pipeline") == ("imagic", Imagic())
 
 
 # the backbone --------------------------------------------------------------------------------------------------------
