@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from cpam_bench.baselines.pipelines import generator, picture, pipeline, require_prediction
+from cpam_bench.baselines.pipelines import picture, pipeline, require_prediction
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.editing import Capabilities, generator, parameter
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 

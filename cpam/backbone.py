@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,11 +150,16 @@ class Backbone:
         return np.asarray(resized).astype(bool)
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> Tensor:
-        """Image of the backbone's resolution -> latents (1, C, h, w): posterior mean x scaling factor, float32."""
+    def encode(self, image: Image.Image, random: torch.Generator | None = None) -> Tensor:
+        """Image of the backbone's resolution -> latents (1, C, h, w) x scaling factor, float32.
+
+        Args:
+            random: of the CPU; draws a sample of the posterior, whose mean is taken without it.
+        """
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
         posterior = self.pipeline.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
-        latents: Tensor = posterior.mean * self.pipeline.vae.config.scaling_factor
+        drawn = posterior.mean if random is None else posterior.sample(random)
+        latents: Tensor = drawn * self.pipeline.vae.config.scaling_factor
         return latents.float()
 
     @torch.inference_mode()
@@ -170,8 +175,15 @@ class Backbone:
     def embed(self, prompt: str) -> Tensor:
         """Prompt -> text embedding (1, tokens, D); remembered, for the same prompts come back often."""
         if prompt not in self._embeddings:
-            self._embeddings[prompt] = self.pipeline.text_encoder(self.token_ids(prompt).to(self.device))[0]
+            self._embeddings[prompt] = self.embed_each([prompt])
         return self._embeddings[prompt]
+
+    @torch.inference_mode()
+    def embed_each(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> text embeddings (prompts, tokens, D), not remembered."""
+        ids = torch.cat([self.token_ids(prompt) for prompt in prompts])
+        embeddings: Tensor = self.pipeline.text_encoder(ids.to(self.device))[0]
+        return embeddings
 
     def token_ids(self, prompt: str) -> Tensor:
         """Token ids (1, tokens), padded and cut to the text encoder's length."""
@@ -228,13 +240,18 @@ class Backbone:
             raise UserError(f"steps must be between 1 and {trained - 1}, not {steps}")
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()
-        stride = trained // steps
-        alphas = scheduler.alphas_cumprod.double()
+        stride, alphas = trained // steps, self.alphas
         return Schedule(
             timesteps=timesteps,
-            alphas=[alphas[t].item() for t in timesteps],
-            previous_alphas=[alphas[max(t - stride, 0)].item() for t in timesteps],
+            alphas=[alphas[t] for t in timesteps],
+            previous_alphas=[alphas[max(t - stride, 0)] for t in timesteps],
         )
+
+    @property
+    def alphas(self) -> list[float]:
+        """Cumulative alpha of every level of training, 0 ... 999."""
+        levels: list[float] = self.scheduler().alphas_cumprod.double().tolist()
+        return levels
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
@@ -299,3 +316,9 @@ def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> 
     clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
     moved: Tensor = alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
     return moved
+
+
+def noised(latents: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """z_0 -> z at the level of a cumulative alpha, with noise of unit variance (Ho et al. 2020, Eq. 4)."""
+    mixed: Tensor = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
+    return mixed

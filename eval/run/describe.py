@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import cpam_bench
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.store import Run
 from cpam_bench.imba.sample import Sample
 
-_PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers")
+_PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
 
 FILTERS = {
     "bicubic": "bicubic with antialiasing (Pillow)",
@@ -121,4 +124,17 @@ def versions() -> dict[str, str]:
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return found | {"cpam-bench code": code_hash()[:12]}
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 of this package's own modules: what a version number does not tell of a checkout."""
+    root = Path(cpam_bench.__file__).parent
+    digest = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(root, followlinks=True)):  # in a checkout the packages are links
+        for name in sorted(name for name in names if name.endswith(".py")):
+            path = Path(folder, name)
+            digest.update(f"{path.relative_to(root)}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
