@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from imba.errors import UserError
-from imba.masking import recipes
-from imba.masking.check import iou
-from imba.masking.recipes import Recipe, make
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking import recipes
+from cpam_bench.imba.masking.recipes import Recipe, make
+from cpam_bench.imba.pocket.clicks import iou
 
 SIZE = (90, 60)
 PHOTOGRAPHS = Path(__file__).parent.parent.parent / "shared" / "imba" / "images"
