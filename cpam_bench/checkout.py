@@ -1,4 +1,4 @@
-"""The folders' own names as import names, in a checkout: ``cpam_bench.cpam.editing`` is the module ``cpam_bench.cpam.editing``.
+"""The folders' own names as import names, in a checkout: ``cpam.editing`` is the module ``cpam_bench.cpam.editing``.
 
 Packages of others and reference checks import those names.  An installed cpam-bench has ``cpam_bench`` alone.
 """

@@ -1,11 +1,12 @@
 """Masks that can be made again: a recipe says what was drawn and clicked on a picture, and in which order.
 
 Our masks for IMBA's photographs are kept that way: ``imba/data/masks/<stem>.png`` is the mask and ``<stem>.json`` its
-:class:`Drawing`, with the recipe.  ``python -m cpam_bench.imba.masking.recipes IMAGES`` makes the masks again from the recipes.
+:class:`Drawing`, with the recipe.  ``python -m cpam_bench.imba.masking.recipes IMAGES`` makes the masks again.
 
-A recipe is a list of steps.  Each has a ``tool``, which gives a region; ``operations`` on that region
-(:mod:`cpam_bench.imba.masking.operations`); and ``how`` the region joins what the steps before it made: ``add`` to it, ``cut`` it
-away, ``keep`` only what is in both, or ``replace`` it.  Coordinates are pixels of the picture as stored (:mod:`cpam_bench.imba.masking`).
+A recipe is a list of steps.  Each has a ``tool``, which gives a region; ``operations`` on that region, by the names of
+:mod:`cpam_bench.imba.masking.operations`; and ``how`` the region joins what the steps before it made: ``add`` to it,
+``cut`` it away, ``keep`` only what is in both, or ``replace`` it.  Coordinates are pixels of the picture as stored, x to
+the right and y down, counted from 0 at the upper left.
 """
 
 from __future__ import annotations
