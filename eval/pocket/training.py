@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from imba.scenes import SIZE, Scene, render, sample_scene
+from cpam_bench.imba.pocket.scenes import SIZE, Scene, render, sample_scene
 
 HELD_OUT = 10_000_000
 """Renderer seeds from here on are never trained on."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from eval.perceptual import load_lpips
-from eval.pocket.training import Run, cosine, held_out, pixels, to_tensor
-from imba.scenes import SIZE, render
+from cpam_bench.eval.metrics.perceptual import load_lpips
+from cpam_bench.eval.pocket.training import Run, cosine, held_out, pixels, to_tensor
+from cpam_bench.imba.pocket.scenes import SIZE, render
 
 
 def build() -> AutoencoderKL:

@@ -1,11 +1,12 @@
 """Masks that can be made again: a recipe says what was drawn and clicked on a picture, and in which order.
 
 Our masks for IMBA's photographs are kept that way: ``imba/data/masks/<stem>.png`` is the mask and ``<stem>.json`` its
-:class:`Drawing`, with the recipe.  ``python -m imba.masking.recipes IMAGES`` makes the masks again from the recipes.
+:class:`Drawing`, with the recipe.  ``python -m cpam_bench.imba.masking.recipes IMAGES`` makes the masks again.
 
-A recipe is a list of steps.  Each has a ``tool``, which gives a region; ``operations`` on that region
-(:mod:`imba.masking.operations`); and ``how`` the region joins what the steps before it made: ``add`` to it, ``cut`` it
-away, or ``keep`` only what is in both.  Coordinates are pixels of the picture as stored (:mod:`imba.masking`).
+A recipe is a list of steps.  Each has a ``tool``, which gives a region; ``operations`` on that region, by the names of
+:mod:`cpam_bench.imba.masking.operations`; and ``how`` the region joins what the steps before it made: ``add`` to it,
+``cut`` it away, ``keep`` only what is in both, or ``replace`` it.  Coordinates are pixels of the picture as stored, x to
+the right and y down, counted from 0 at the upper left.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from scipy import ndimage, sparse
 from scipy.interpolate import make_interp_spline
 from scipy.sparse.linalg import spsolve
 
-from imba.errors import UserError
-from imba.masking import operations
-from imba.masking.drawn import from_polygons, from_strokes
-from imba.masking.segmenters import Clicks, GrabCut, cut
-from imba.sample import read_picture
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking import operations
+from cpam_bench.imba.masking.drawn import from_polygons, from_strokes
+from cpam_bench.imba.masking.segmenters import Clicks, GrabCut, cut
+from cpam_bench.imba.sample import read_picture
 
 MASKS = Path(__file__).parent.parent / "data" / "masks"
 """Folder of the masks that we drew for IMBA's photographs, one ``<stem>.png`` and ``<stem>.json`` each."""
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
+By = Literal["edges", "colours"]
 
 
 class Step(BaseModel):
@@ -41,7 +43,7 @@ class Step(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    how: Literal["add", "cut", "keep"] = "add"
+    how: Literal["add", "cut", "keep", "replace"] = "add"
     operations: tuple[str, ...] = ()
 
     @field_validator("operations")
@@ -111,25 +113,20 @@ class Snap(Outline):
 
     tool: Literal["snap"] = "snap"
     band: float = Field(gt=0)
-    by: Literal["edges", "colours"] = "edges"
+    by: By = "edges"
 
     def region(self, image: Image.Image) -> np.ndarray:
         """The step's region, bool (H, W)."""
-        rough = self.drawn(image.size)
-        sure, off = ~operations.within(~rough, self.band), ~operations.within(rough, self.band)
-        if not sure.any():
-            raise UserError(f"nothing is further than {self.band:g} pixels inside the outline; give a narrower band")
-        # Far from the outline there is nothing to decide, and the colours of the surroundings are those that matter.
-        rows, columns = np.nonzero(~off)
-        margin = int(2 * self.band) + 1
-        part = (
-            slice(max(0, rows.min() - margin), rows.max() + margin + 1),
-            slice(max(0, columns.min() - margin), columns.max() + margin + 1),
-        )
-        found = rough.copy()
-        decide = walk if self.by == "edges" else _by_colours
-        found[part] = decide(np.asarray(image)[part], sure[part], off[part], rough[part])
-        return found
+        return follow(image, self.drawn(image.size), self.band, self.by)
+
+
+class Refine(Step):
+    """The mask so far takes the place of the rough outline of :class:`Snap`; it becomes what that gives."""
+
+    tool: Literal["refine"] = "refine"
+    how: Literal["replace"] = "replace"
+    band: float = Field(gt=0)
+    by: By = "edges"
 
 
 class Clicked(Step):
@@ -146,7 +143,7 @@ class Clicked(Step):
         return GrabCut(edge=max(image.size)).segment(image, clicks).mask
 
 
-AnyStep = Annotated[Polygon | Ellipse | Stroke | Snap | Clicked, Field(discriminator="tool")]
+AnyStep = Annotated[Polygon | Ellipse | Stroke | Snap | Refine | Clicked, Field(discriminator="tool")]
 
 
 class Recipe(BaseModel):
@@ -210,8 +207,9 @@ def make(recipe: Recipe, image: Image.Image) -> np.ndarray:
     image = image.convert("RGB")
     mask = np.zeros(image.size[::-1], bool)
     for step in recipe.steps:
-        region = _after(step.region(image), step.operations)
-        joined = {"add": mask | region, "cut": mask & ~region, "keep": mask & region}
+        found = follow(image, mask, step.band, step.by) if isinstance(step, Refine) else step.region(image)
+        region = _after(found, step.operations)
+        joined = {"add": mask | region, "cut": mask & ~region, "keep": mask & region, "replace": region}
         mask = joined[step.how]
     mask = _after(mask, recipe.operations)
     if not mask.any():
@@ -239,6 +237,28 @@ def curve(points: Sequence[Point], between: int = 12) -> list[Point]:
     spline = make_interp_spline(np.arange(len(corners)), corners, k=3, bc_type="periodic")
     at = np.arange(len(points) * between) / between
     return [(float(x), float(y)) for x, y in spline(at)]
+
+
+def follow(image: Image.Image, rough: np.ndarray, band: float, by: By) -> np.ndarray:
+    """A rough mask, bool (H, W), whose outline follows the picture within ``band`` pixels (:class:`Snap`).
+
+    Raises:
+        UserError: the mask is nowhere thicker than the band.
+    """
+    sure, off = ~operations.within(~rough, band), ~operations.within(rough, band)
+    if not sure.any():
+        raise UserError(f"nothing is further than {band:g} pixels inside the outline; give a narrower band")
+    # Far from the outline there is nothing to decide, and the colours of the surroundings are those that matter.
+    rows, columns = np.nonzero(~off)
+    margin = int(2 * band) + 1
+    part = (
+        slice(max(0, rows.min() - margin), rows.max() + margin + 1),
+        slice(max(0, columns.min() - margin), columns.max() + margin + 1),
+    )
+    found = rough.copy()
+    decide = walk if by == "edges" else _by_colours
+    found[part] = decide(np.asarray(image.convert("RGB"))[part], sure[part], off[part], rough[part])
+    return found
 
 
 def walk(pixels: np.ndarray, sure: np.ndarray, off: np.ndarray, rough: np.ndarray, contrast: float = 4.0) -> np.ndarray:
@@ -301,7 +321,7 @@ def _after(mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 def main() -> None:
     """Make the masks of a folder of recipes again."""
-    parser = argparse.ArgumentParser(prog="python -m imba.masking.recipes", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cpam_bench.imba.masking.recipes", description=main.__doc__)
     parser.add_argument("images", type=Path, help="folder of IMBA's photographs")
     parser.add_argument("--masks", type=Path, default=MASKS, help="folder of the recipes; the masks are written there")
     parser.add_argument("--only", nargs="*", metavar="STEM", help="these alone")
