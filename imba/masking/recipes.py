@@ -5,8 +5,8 @@ Our masks for IMBA's photographs are kept that way: ``imba/data/masks/<stem>.png
 
 A recipe is a list of steps.  Each has a ``tool``, which gives a region; ``operations`` on that region, by the names of
 :mod:`cpam_bench.imba.masking.operations`; and ``how`` the region joins what the steps before it made: ``add`` to it,
-``cut`` it away, ``keep`` only what is in both, or ``replace`` it.  Coordinates are pixels of the picture as stored, x to
-the right and y down, counted from 0 at the upper left.
+``cut`` it away, ``keep`` only what is in both, or ``replace`` it.  Coordinates are pixels of the picture as stored,
+x to the right and y down, counted from 0 at the upper left.
 """
 
 from __future__ import annotations
@@ -143,7 +143,33 @@ class Clicked(Step):
         return GrabCut(edge=max(image.size)).segment(image, clicks).mask
 
 
-AnyStep = Annotated[Polygon | Ellipse | Stroke | Snap | Refine | Clicked, Field(discriminator="tool")]
+class Coloured(Step):
+    """Every pixel whose colour is nearer to that at one of ``points`` than to that at any of ``points_off`` (x, y).
+
+    For what no outline can follow, such as leaves before the sky.  Distances are in CIELAB, points count by the mean
+    of 3 x 3 pixels.
+    """
+
+    tool: Literal["colour"] = "colour"
+    points: tuple[Point, ...] = Field(min_length=1)
+    points_off: tuple[Point, ...] = Field(min_length=1)
+
+    def region(self, image: Image.Image) -> np.ndarray:
+        """The step's region, bool (H, W)."""
+        import cv2
+
+        lab = cv2.cvtColor(np.asarray(image, np.float32) / 255, cv2.COLOR_RGB2LAB)
+        clicks = Clicks(self.points, self.points_off).inside(image.size)
+        means = cv2.blur(lab, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        on, off = (
+            np.min([((lab - means[int(y), int(x)]) ** 2).sum(axis=-1) for x, y in points], axis=0)
+            for points in (clicks.positive, clicks.negative)
+        )
+        near: np.ndarray = on < off
+        return near
+
+
+AnyStep = Annotated[Polygon | Ellipse | Stroke | Snap | Refine | Clicked | Coloured, Field(discriminator="tool")]
 
 
 class Recipe(BaseModel):

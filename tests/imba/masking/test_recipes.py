@@ -98,6 +98,13 @@ def test_operations_work_on_a_step_and_on_the_whole(picture: Image.Image, disc: 
     assert made(picture, square, speck)[10, 70] and not made(picture, square, speck, operations=("smooth=2",))[10, 70]
 
 
+def test_colours_divide_the_picture_by_the_nearest_of_the_points(picture: Image.Image, disc: np.ndarray) -> None:
+    step = {"tool": "colour", "points": [[45, 30]], "points_off": [[10, 10], [80, 50]]}
+    assert iou(made(picture, step, operations=("smooth=1",)), disc) > 0.95
+    with pytest.raises(UserError, match="outside of the picture"):
+        made(picture, step | {"points_off": [[90, 10]]})
+
+
 def test_a_smooth_curve_goes_through_its_points() -> None:
     points = [(10.0, 10.0), (40.0, 5.0), (60.0, 30.0), (20.0, 40.0)]
     drawn = np.array(recipes.curve(points))
