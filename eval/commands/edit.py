@@ -10,7 +10,7 @@ import typer
 
 from cpam_bench.eval.commands.options import Device, Dtype, Model, Seed, Steps
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.sample import Kind
+from cpam_bench.imba.kinds import Kind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,8 +99,8 @@ def edit(
         raise UserError("--prompt is empty; say what the edited picture shows")
 
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.driver import describe_editor, versions
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.describe import describe_editor, versions
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
     from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
@@ -189,7 +189,7 @@ def studio(
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.studio.serve import serve_studio
 
     quiet()
