@@ -44,7 +44,8 @@ def edit(
         ),
     ] = "auto",
     mask_ops: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Then: grow=PIXELS, shrink=PIXELS, fill, hull, largest, invert.")
+        str,
+        typer.Option(metavar="A,B,...", help="Then: grow=, shrink= or smooth=PIXELS, fill, hull, largest, invert."),
     ] = "",
     kind: Annotated[
         Kind | None,
