@@ -282,7 +282,7 @@ def test_edit_now_and_score_later(started, monkeypatch):
         raise AssertionError("a scorer was loaded")
 
     monkeypatch.setattr("cpam_bench.eval.run.execute.load_clip", unreachable)
-    code, out, err = started("--no-score")
+    code, _, err = started("--no-score")
     assert code == 0 and f"cpam-bench score {started.folder}" in err
     assert not (started.folder / "scores.csv").exists()
     monkeypatch.undo()
