@@ -78,7 +78,7 @@ def methods(
     from cpam_bench.eval.methods import registry
 
     if names:
-        editors = {name: registry.load(name) for name in names}
+        editors = {name: registry.EDITORS.load(name) for name in names}
         broken: dict[str, str] = {}
     else:
         editors, broken = registry.load_all()
@@ -105,9 +105,9 @@ def methods(
 
 
 def _print_parameters(console: Console, name: str, editor: Any) -> None:
-    from cpam_bench.eval.methods import registry
+    from cpam_bench.imba.common.labels import describe
 
-    described = registry.describe(editor)
+    described = describe(editor)
     console.print(Text(f"\n{name}: {editor.title}. {editor.reference}", style="bold"))
     if not described:
         console.print("no parameters")
@@ -477,14 +477,14 @@ def figure(
     """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
     from cpam_bench.eval.figures.figure5 import choose, write
     from cpam_bench.eval.figures.figure5 import figure as draw
-    from cpam_bench.eval.methods import registry
     from cpam_bench.eval.store.store import Store
+    from cpam_bench.imba.common.labels import split
 
     if out.suffix.lower() not in (".png", ".pdf"):
         raise UserError(f"{out}: a figure is written as .png or .pdf")
     store = Store.open(folder)
     known = list(store.run.methods)
-    wanted = registry.split(methods) if methods else [label for label in known if label != "identity"]
+    wanted = split(methods) if methods else [label for label in known if label != "identity"]
     if unknown := [label for label in wanted if label not in known]:
         raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
     rows = [name.strip() for name in samples.split(",")] if samples else choose(store, wanted, pick, count, seed)

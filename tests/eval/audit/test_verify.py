@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import TINY
 from PIL import Image
 from rich.console import Console
 from run_helpers import Brighten, Broken, Noise, described, editors, run_all, samples, write_clip, write_dataset
-from paths import TINY
 from typer.testing import CliRunner
 
 import cpam_bench.imba.dataset

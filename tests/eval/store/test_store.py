@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from run_helpers import Brighten, Noise, described, editors, picture, run_all, samples, square
