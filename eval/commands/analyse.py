@@ -111,7 +111,7 @@ def ablate(
     plan = ablation.plan(split_names(groups), method, steps)
 
     import cpam_bench.imba.dataset
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     data = cpam_bench.imba.dataset.load(dataset).first(limit)
     for warning in cpam_bench.imba.dataset.require_complete(data):
@@ -130,18 +130,19 @@ def ablate(
     )
     outcome = execute_or_tell(data, list(plan.editors), folder, settings, arguments, plan.wanted(data.samples))
 
+    from cpam_bench.eval.figures import figure6
     from cpam_bench.eval.figures.figure5 import write
-    from cpam_bench.eval.store.store import Store
+    from cpam_bench.eval.scoring.scored import Scored
 
-    store = Store.open(folder)
+    scored = Scored.open(folder)
     place = tables or folder
     chosen = [sample.id for sample in data]
-    found = ablation.table(store, plan, slice, chosen)
+    found = ablation.table(scored, plan, slice, chosen)
     title = f"ablation of {plan.base}; {outcome.board.title.partition(': ')[2]}"
     ablation.write_table(found, place / "ablation.csv")
     written = [place / "ablation.csv"]
-    if "modules" in plan.groups and (shown := ablation.one_of_each_kind(store, plan, rows, chosen)):
-        write(ablation.picture(store, plan, shown), place / "modules.png")
+    if "modules" in plan.groups and (shown := figure6.one_of_each_kind(scored, plan, rows, chosen)):
+        write(figure6.figure(scored, plan, shown), place / "modules.png")
         written.append(place / "modules.png")
     if "guidance" in plan.groups:
         ablation.plot(found, place / "guidance.png", title)
@@ -172,7 +173,7 @@ def sensitivity(
     run's own scorer is always among them; scores.csv is left as it is. What cannot be loaded is named.
     """
     from cpam_bench.eval.analysis import sensitivity as choices
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
 
     where = choose_device(device)
 

@@ -99,8 +99,9 @@ def edit(
         raise UserError("--prompt is empty; say what the edited picture shows")
 
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.driver import describe_editor, versions
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.describe import describe_editor, versions
+    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.store.records import plain
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
     from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
@@ -153,7 +154,7 @@ def edit(
         "device": place,
         "dtype": dtype,
         "methods": {
-            label: describe_editor(label, editors[label]) | {"seed": result.seed, "seconds": result.seconds}
+            label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
             for label, result in results.items()
         },
         "versions": versions(),
@@ -189,7 +190,7 @@ def studio(
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.studio.serve import serve_studio
 
     quiet()

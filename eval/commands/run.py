@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps, split_names
+from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -16,7 +16,8 @@ from cpam_bench.imba.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from cpam_bench.eval.run.execute import Outcome, Settings
+    from cpam_bench.eval.run.execute import Outcome
+    from cpam_bench.eval.run.settings import Settings
     from cpam_bench.imba.dataset import Dataset
 
 RUNS = Path("results/runs")
@@ -180,7 +181,7 @@ def run(
         say(str(warning))
 
     from cpam_bench.eval.methods.ready_made import survey
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
@@ -226,7 +227,7 @@ def execute_or_tell(
     except KeyboardInterrupt:
         say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
-    report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    report_scoring(outcome.scores)
     return outcome
 
 
@@ -238,9 +239,23 @@ def file_name(name: str) -> str:
 def score(
     folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     metrics: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Metrics to measure, each NAME or NAME:KEY=VALUE; what was measured before is kept.",
+            show_default="the usual ten",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metrics of another benchmark, to the letter: pie-bench.")
     ] = None,
     clip: Clip = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=PLACE", help="Folder or hub name of another network, as cpam-bench metrics lists them."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Measure the edits of a run again, with other metrics or another scorer if you like.
@@ -249,21 +264,30 @@ def score(
     means that files of the run are damaged.
     """
     from cpam_bench.eval.analysis.leaderboard import leaderboard
-    from cpam_bench.eval.metrics.metric import METRICS
-    from cpam_bench.eval.run.execute import choose_device, quiet
-    from cpam_bench.eval.scoring.score import choose
+    from cpam_bench.eval.metrics.metric import choose
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.scoring.score import score as measure
-    from cpam_bench.eval.store.store import Store, locked
+    from cpam_bench.eval.store.lock import locked
+    from cpam_bench.eval.store.store import Store
+    from cpam_bench.imba.common.labels import split
 
     quiet()
     store = Store.open(folder)
-    names = choose(split_names(metrics)) if metrics else list(METRICS)
+    chosen = list(choose(split(metrics or ""), protocol))
+    places = dict(_place_of(one) for one in network or [])
     with locked(folder):
-        scores = measure(store, names, clip, choose_device(device))
+        scores = measure(store, chosen, clip, choose_device(device), places)
         board = leaderboard([folder])
         board.write(folder)
-    report_scoring(scores.damaged, scores.truncated)
+    report_scoring(scores)
     print_board(board)
     typer.echo(f"{folder / 'scores.csv'}")
     if scores.damaged:
         raise typer.Exit(1)
+
+
+def _place_of(text: str) -> tuple[str, str]:
+    role, equals, where = text.partition("=")
+    if not equals or not where:
+        raise UserError(f"--network {text!r} is not ROLE=PLACE, such as dino=FOLDER")
+    return role, where

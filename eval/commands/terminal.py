@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from cpam_bench.eval.analysis.leaderboard import Leaderboard
     from cpam_bench.eval.run.driver import Failure
+    from cpam_bench.eval.scoring.score import Scores
 
 WIDTH = 140
 """Of tables where there is no terminal."""
@@ -57,10 +58,10 @@ def print_parameters(head: str, cls: type[Any]) -> None:
     shown.print(table)
 
 
-def report_scoring(damaged: list[str], truncated: list[str]) -> None:
-    for line in damaged:
+def report_scoring(scores: Scores) -> None:
+    for line in scores.damaged:
         say(f"damaged: {line}; run the same command again to make it anew")
-    for line in truncated:
+    for line in [*scores.truncated, *scores.lost]:
         say(line)
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cpam_bench.eval.metrics.filters import FILTERS, Name
+from cpam_bench.eval.metrics.metric import Need
 from cpam_bench.imba.common.labels import parameter
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 SMALLEST = 32

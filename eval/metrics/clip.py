@@ -215,9 +215,7 @@ def load_transformers(place: str, device: str = "cpu") -> ClipScorer:
         model = CLIPModel.from_pretrained(place, torch_dtype=torch.float32)
         processor, tokenizer = CLIPImageProcessor.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     except Exception as error:  # transformers, the hub client and safetensors each raise their own
-        raise cannot_load(
-            "the network transformers-clip", place, error, "--network transformers-clip=FOLDER"
-        ) from error
+        raise cannot_load("transformers-clip", place, error) from error
     digest = weights_hash(model)
     length = int(model.config.text_config.max_position_embeddings)
     adapted = _Transformers(model).eval().requires_grad_(False).to(device)

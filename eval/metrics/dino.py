@@ -76,16 +76,16 @@ def load_dino(place: str, role: str, device: str = "cpu") -> Dino:
     try:
         model = ViTModel.from_pretrained(place, add_pooling_layer=False, torch_dtype=torch.float32)
     except Exception as error:  # transformers, the hub client and safetensors each raise their own
-        raise cannot_load(f"the network {role}", place, error, f"--network {role}=FOLDER") from error
+        raise cannot_load(role, place, error) from error
     model = model.eval().requires_grad_(False).to(device)
     return Dino(place, role, model, int(model.config.image_size), weights_hash(model))
 
 
-def cannot_load(what: str, place: str, error: Exception, mend: str) -> UserError:
+def cannot_load(role: str, place: str, error: Exception) -> UserError:
     """A network that cannot be had, in one line."""
     logging.getLogger(__name__).debug("loading %s failed", place, exc_info=True)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
-        f"{what} ({place}) cannot be loaded: {reason}\n"
-        f"Weights on a hub are fetched once over the network; without one give {mend}."
+        f"the network {role} ({place}) cannot be loaded: {reason}\n"
+        f"Weights on a hub are fetched once over the network; without one give --network {role}=FOLDER."
     )

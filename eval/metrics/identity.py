@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
+from cpam_bench.eval.metrics.metric import Need
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 _CROPPED = (
-    "of source and edit, each cropped to the box of the retained object's mask and black outside it, padded to a square;"
-    " only of samples whose object is to be kept"
+    "of source and edit, each cropped to the box of the retained object's mask and black outside it, padded to a"
+    " square; only of samples whose object is to be kept"
 )
 
 

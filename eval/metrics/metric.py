@@ -105,7 +105,7 @@ class Batch:
             "background": self.masked & outside,
             "truth": self.has_truth,
             "source_prompt": np.array([bool(prompt) for prompt in self.source_prompts]),
-            "retained": self.retained.any((1, 2)),
+            "retained": np.asarray(self.retained.any((1, 2))),
         }
         return found[need]
 
@@ -115,14 +115,12 @@ class Batch:
             return self
 
         def make() -> Batch:
-            arrays = ("source", "edit", "mask", "masked", "truth", "has_truth", "retained")
-            texts = ("prompts", "source_prompts")
-            return replace(
-                self,
-                **{name: getattr(self, name)[chosen] for name in arrays},
-                **{name: [t for t, c in zip(getattr(self, name), chosen, strict=True) if c] for name in texts},
-                _made={},
-            )
+            parts: dict[str, Any] = {"_made": {}}
+            for name in ("source", "edit", "mask", "masked", "truth", "has_truth", "retained"):
+                parts[name] = getattr(self, name)[chosen]
+            for name in ("prompts", "source_prompts"):
+                parts[name] = [text for text, taken in zip(getattr(self, name), chosen, strict=True) if taken]
+            return replace(self, **parts)
 
         return self.once(("take", chosen.tobytes()), make)
 
@@ -298,14 +296,14 @@ class Facts:
     """What tables and pages need to know of a metric.
 
     Attributes:
-        label: in ``scores.csv``.
+        name: its label, as ``scores.csv`` has it.
         title: in words, with the parameters that are not their defaults.
         unit: of the value, empty if it has none.
         digits: after the decimal point.
         better: ``higher``, ``lower``, or empty where it is not known.
     """
 
-    label: str
+    name: str
     title: str
     unit: str = ""
     digits: int = 4
@@ -314,13 +312,7 @@ class Facts:
     @property
     def heading(self) -> str:
         """The title with an arrow to the better end."""
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
-        return f"{self.title}{arrow}"
-
-    @property
-    def higher(self) -> bool:
-        """Whether higher is better."""
-        return self.better == "higher"
+        return self.title + {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
 
 
 def facts(label: str, held: Mapping[str, Any] | None = None) -> Facts:
@@ -330,13 +322,14 @@ def facts(label: str, held: Mapping[str, Any] | None = None) -> Facts:
         label: as ``scores.csv`` has it.
         held: what ``scores.json`` says of it, for a metric whose package is not installed here.
     """
-    _, _, changed = label.partition(":")
     try:
-        metric: Any = METRICS.make(label)[1]
+        metric = METRICS.make(label)[1]
     except UserError:
-        said = {key: held[key] for key in ("title", "unit", "digits", "better") if held and key in held}
-        metric = Facts(label, **{"title": label, **said})
-        changed = changed if "title" in said else ""
-    words = changed.replace("=", " ").replace(",", ", ")
-    title = f"{metric.title} ({words})" if words else metric.title
-    return Facts(label, title, metric.unit, metric.digits, metric.better)
+        said = held or {}
+        if "title" not in said:
+            return Facts(label, label)
+        title, unit, digits, better = (said[key] for key in ("title", "unit", "digits", "better"))
+    else:
+        title, unit, digits, better = metric.title, metric.unit, metric.digits, metric.better
+    words = label.partition(":")[2].replace("=", " ").replace(",", ", ")
+    return Facts(label, f"{title} ({words})" if words else title, unit, digits, better)

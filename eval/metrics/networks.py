@@ -76,9 +76,7 @@ class Networks:
                 raise UserError("this metric needs a CLIP; name one with --clip")
             if isinstance(place, ClipScorer):
                 return place.to(self.device)
-            return (
-                load_transformers(place, self.device) if role == "transformers-clip" else load_clip(place, self.device)
-            )
+            return (load_transformers if role == "transformers-clip" else load_clip)(place, self.device)
 
         return self.once(role, load)
 

@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from cpam_bench.eval.metrics.filters import FILTERS, Name
+from cpam_bench.eval.metrics.metric import Need
 from cpam_bench.imba.common.labels import parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cpam_bench.eval.metrics.clip import ClipScorer
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 Via = Literal["open_clip", "transformers"]
@@ -135,7 +136,8 @@ class CLIPDirectional:
         pictures = edit - scorer.images(_pictures(batch.source))
         texts = scorer.texts(batch.prompts) - scorer.texts(batch.source_prompts)
         lengths = pictures.norm(dim=-1) * texts.norm(dim=-1)  # 0 where nothing changed: 0 / 0 is NaN
-        return (pictures * texts).sum(-1) / lengths
+        similarity: Tensor = (pictures * texts).sum(-1) / lengths
+        return similarity
 
 
 def _pictures(array: np.ndarray) -> list[Image.Image]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cpam_bench.eval.metrics.metric import Need
 from cpam_bench.imba.common.labels import parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 
@@ -58,8 +59,8 @@ class Seam:
     the edges of M_s grown and shrunk by up to ``width`` - 1 pixels.
 
     Shapes: pictures (B, H, W, 3) and masks (B, H, W) give (B,). Range [-1, 1], 0 where the edge is as strong as the
-    source's, below 0 where it is weaker; lower is better. A new object with a sharp outline has a positive value too, so
-    that it says more of methods than of single edits. Not defined where M_s has no edge.
+    source's, below 0 where it is weaker; lower is better. A new object with a sharp outline has a positive value too:
+    it says more of methods than of single edits. Not defined where M_s has no edge.
 
     Example: ``cpam-bench score RUN --metrics seam:width=3``
     """

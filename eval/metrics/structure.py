@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cpam_bench.eval.metrics.metric import Need
 from cpam_bench.imba.common.labels import parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 
@@ -66,4 +67,5 @@ class StructureDistance:
         small = interpolate(scaled, (dino.edge, dino.edge), mode="bilinear", align_corners=False, antialias=True)
         keys = dino.keys(normalised(small))
         lengths = keys.norm(dim=2, keepdim=True)
-        return (keys @ keys.mT) / (lengths @ lengths.mT).clamp(min=1e-8)
+        similarity: Tensor = (keys @ keys.mT) / (lengths @ lengths.mT).clamp(min=1e-8)
+        return similarity

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cpam_bench.eval.metrics.metric import Need
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cpam_bench.eval.metrics.metric import Batch, Need
+    from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.networks import Networks
 
 
@@ -33,10 +35,8 @@ class LPIPSTruth:
     needs: ClassVar[tuple[Need, ...]] = ("truth",)
 
     def protocol(self, networks: Networks) -> dict[str, Any]:
-        words = (
-            "LPIPS v0.1 between the edit and the picture that it should have led to, whole; only of rendered data sets"
-        )
-        return {"protocol": words, **networks.lpips().describe()}
+        words = "LPIPS v0.1 between the edit and the picture that it should have led to, whole"
+        return {"protocol": f"{words}; only of rendered data sets", **networks.lpips().describe()}
 
     def measure(self, batch: Batch, networks: Networks) -> Tensor:
         return networks.lpips().distance(batch.pixels("truth"), batch.pixels("edit"))
@@ -98,7 +98,5 @@ class LPIPSTruthGain:
     def measure(self, batch: Batch, networks: Networks) -> Tensor:
         from cpam_bench.eval.metrics.perceptual import within
 
-        source, truth = (
-            within(networks.lpips_map(batch, "alex", other), batch.region) for other in ("source", "truth")
-        )
-        return source - truth
+        source, truth = (networks.lpips_map(batch, "alex", other) for other in ("source", "truth"))
+        return within(source, batch.region) - within(truth, batch.region)

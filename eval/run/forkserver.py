@@ -6,7 +6,7 @@ import multiprocessing
 import multiprocessing.forkserver
 
 _PRELOAD = [
-    "cpam_bench.eval.run.executors",
+    "cpam_bench.eval.run.processes",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",
     "transformers.models.clip.modeling_clip",

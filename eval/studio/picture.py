@@ -15,7 +15,7 @@ from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.figures.sheet import sheet
-from cpam_bench.eval.run.driver import edit_seed
+from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask, overlay
 from cpam_bench.imba.masking.segmenters import for_words

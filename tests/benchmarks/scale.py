@@ -38,9 +38,13 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.analysis.leaderboard import failed_note
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
+from cpam_bench.eval.run.cluster import Ray
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.run.executor import Executor, Serial
+from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 METHODS = ("cpam", "masactrl", "ddim")
@@ -80,7 +84,7 @@ class Bench:
             submit(worker, unit)
 
         executor.submit = noting  # type: ignore[method-assign]
-        description = runner.describe_run(
+        description = describe_run(
             {}, self.data, self.data.samples, self.backbone, editors, steps=self.steps, seed=0, batch=self.batch
         )
         with locked(folder):

@@ -15,10 +15,11 @@ import cpam_bench.imba.dataset
 from cpam_bench.eval.analysis.ablation import MODULES, NAMES, plan, table
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.scoring.score import read_scores
-from cpam_bench.eval.store.store import Edit, Run, Store, Task
+from cpam_bench.eval.metrics.metric import DEFAULT, METRICS
+from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
+from cpam_bench.eval.scoring.scored import Scored, read_scores
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Run, Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.tables import render, table2_beside
 from cpam_bench.imba.pocket.tasks import random_tasks
 
@@ -42,14 +43,14 @@ def rebuilt(committed: Path, folder: Path, data: str = "pocket") -> Store:
     labels, ids = list(scores["method"].unique()), [task.id for task in SAMPLES[data]]
     run = Run(
         arguments={},
-        dataset={"name": data, "fingerprint": "", "pocket": True},
-        backbone={"name": "pocket", "weights": {}, "resolution": 128, "pocket": True},
+        dataset=DataSet(data, "", True),
+        backbone=BackboneFacts("pocket", {}, 128, True),
         steps=50,
         seed=0,
         dtype="float32",
         device="cpu",
-        protocol=dict(runner.PROTOCOL),
-        methods={label: runner.describe_editor(label, registry.make(label)[1]) for label in labels},
+        protocol=dict(PROTOCOL),
+        methods={label: describe_editor(label, registry.make(label)[1]) for label in labels},
         samples=ids,
     )
     store = Store.create_or_resume(folder, run)
@@ -87,7 +88,7 @@ def test_committed_ablations_are_those_of_the_committed_scores(
     name: str, data: str, groups: list[str], tmp_path: Path
 ) -> None:
     store = rebuilt(POCKET / name, tmp_path / "run", data)
-    same(table(store, plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
+    same(table(Scored.open(store.folder), plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
 
 
 def _section(title: str) -> str:
@@ -116,7 +117,7 @@ def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Pat
     board = pd.read_csv(committed / "leaderboard.csv").set_index("method")
     board.index = board.index.str.split(":").str[0]  # the README leaves out the parameters
     assert [row[0].partition(" ")[0].strip("`") for row in rows] == list(board.index)
-    columns = {metric.title: metric.name for metric in METRICS.values()} | {"n": "n", "seconds an edit": "seconds"}
+    columns = {METRICS.load(name).title: name for name in DEFAULT} | {"n": "n", "seconds an edit": "seconds"}
     checked = 0
     for row in rows:
         name = row[0].partition(" ")[0].strip("`")

@@ -9,7 +9,8 @@ from run_helpers import Brighten, Broken, Noise, editors, run_all, samples, writ
 
 from cpam_bench.eval.analysis.leaderboard import leaderboard, render, sliced
 from cpam_bench.eval.analysis.statistics import mean_interval
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 

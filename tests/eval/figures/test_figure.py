@@ -7,7 +7,8 @@ from run_helpers import RESOLUTION, Brighten, Broken, Noise, editors, run_all, s
 
 from cpam_bench.eval.figures.figure5 import choose, figure
 from cpam_bench.eval.figures.sheet import GAP
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 

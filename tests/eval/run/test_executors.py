@@ -24,9 +24,13 @@ from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.analysis.leaderboard import failed_note
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
+from cpam_bench.eval.run.cluster import Ray
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.run.executor import Executor, Serial
+from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe, Worker
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 COSTS = ("seconds", "inversion_seconds", "inversion", "peak_memory_mib")
@@ -76,7 +80,7 @@ class Tiny:
         return Recipe(self.editors, load, self.backbone.fingerprint, steps=3, seed=0, threads=1)
 
     def run(self, folder: Path, executor: Executor) -> Path:
-        run = runner.describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
+        run = describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
         with locked(folder):
             store = Store.create_or_resume(folder, run)
             failures = runner.run(
