@@ -35,7 +35,7 @@ EDITORS: Group[Editor] = Group(
 )
 """Editing methods; :class:`cpam_bench.cpam.editing.Editor` says what one is."""
 
-REFERENCES = ("identity", "reconstruction", "ddim")
+REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")

@@ -313,7 +313,7 @@ def parse(kind: type[T], data: Any, path: Path) -> T:
 def _parse(kind: type[T], data: Any, where: str) -> tuple[T, set[str]]:
     if not isinstance(data, dict):
         raise ValueError(f"{where.rstrip('.') or 'the record'} is {_brief(data)}, not an object")
-    hints = _hints(kind)
+    hints = _hints(typing.cast("Any", kind))
     later: set[str] = set()
     known: dict[str, Any] = {}
     more: dict[str, Any] = {}

@@ -33,6 +33,7 @@ class FakeBackbone:
     resolution = RESOLUTION
     device = "cpu"
     is_pocket = True
+    resize = "bicubic"
     fingerprint: ClassVar[dict[str, str]] = {"unet": "a" * 64}
 
     def fit(self, image: Image.Image) -> Image.Image:

@@ -145,5 +145,5 @@ def test_command(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     run_all(tmp_path / "run", editors(Brighten()), samples(1))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="has not been scored"):
         sensitivity(tmp_path / "run")
