@@ -98,7 +98,7 @@ class Preset:
 def test_presets_are_settings_under_a_name():
     paper = Preset(10, 0.5, "b")
     assert build(Preset, "method 'it'", "preset=paper") == paper
-    assert build(Preset, "method 'it'", "preset=paper,rate=0.1") == build(Preset, "it", "rate=0.1,preset=paper")
+    assert build(Preset, "method 'it'", "preset=paper,rate=0.1") == build(Preset, "method 'it'", "rate=0.1,preset=paper")
     assert build(Preset, "method 'it'", "preset=paper,rate=0.1").rate == 0.1
     assert build(Preset, "method 'it'", "preset=code") == Preset()
     with pytest.raises(UserError, match="no preset 'papre'; it has: paper, code"):
