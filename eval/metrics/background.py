@@ -9,6 +9,7 @@ as altered; ``net=squeeze`` and ``frame=true`` are its choices.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -126,7 +127,7 @@ class PSNRBackground:
         return {"protocol": _framed(words, self.frame)}
 
     def measure(self, batch: Batch, networks: Networks) -> Tensor:
-        return (-10 * mse(*batch.background()).log10()).clamp(max=self.cap)
+        return (-10 * mse(*batch.background()).log10()).clamp(max=math.inf if self.cap is None else self.cap)
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,16 @@ class Preset:
 
 def test_presets_are_settings_under_a_name():
     paper = Preset(10, 0.5, "b")
-    assert build(Preset, "it", "preset=paper") == paper
-    assert build(Preset, "it", "preset=paper,rate=0.1") == build(Preset, "it", "rate=0.1,preset=paper")
-    assert build(Preset, "it", "preset=paper,rate=0.1").rate == 0.1
-    assert build(Preset, "it", "preset=code") == Preset()
+    assert build(Preset, "method 'it'", "preset=paper") == paper
+    assert build(Preset, "method 'it'", "preset=paper,rate=0.1") == build(
+        Preset, "method 'it'", "rate=0.1,preset=paper"
+    )
+    assert build(Preset, "method 'it'", "preset=paper,rate=0.1").rate == 0.1
+    assert build(Preset, "method 'it'", "preset=code") == Preset()
     with pytest.raises(UserError, match="no preset 'papre'; it has: paper, code"):
-        build(Preset, "it", "preset=papre")
+        build(Preset, "method 'it'", "preset=papre")
     with pytest.raises(UserError, match="two presets"):
-        build(Preset, "it", "preset=paper,preset=code")
+        build(Preset, "method 'it'", "preset=paper,preset=code")
     with pytest.raises(UserError, match="no parameter 'preset'"):
         build(dataclass(type("Bare", (), {})), "it", "preset=paper")
 
@@ -121,9 +123,9 @@ def test_presets_are_settings_under_a_name():
     ],
 )
 def test_a_configuration_has_one_label_with_presets_too(text, label):
-    editor = build(Preset, "it", text)
+    editor = build(Preset, "method 'it'", text)
     assert canonical("it", editor) == label
-    assert build(Preset, "it", label.partition(":")[2]) == editor
+    assert build(Preset, "method 'it'", label.partition(":")[2]) == editor
 
 
 def test_presets_are_described():
