@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,13 +61,16 @@ class FPE:
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = f"Liu et al., Free-Prompt-Editing, CVPR 2024; {REPOSITORY}"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+    shown: ClassVar[Mapping[str, str]] = {"caption_free": f'{REPOSITORY}/edit_real.ipynb, line source_prompt = ""'}
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{REPOSITORY}/edit_real.ipynb")
     replace: float = parameter(
         0.8, "share of the steps that take the source's self-attention maps", "edit_real.ipynb, self_replace_steps"
     )
     trajectory: bool = parameter(
-        True, "take the source branch from the inversion at each step", "edit_real.ipynb, ref_intermediate_latents"
+        True,
+        "direct inversion: take the source branch from the inversion at each step",
+        "edit_real.ipynb, ref_intermediate_latents",
     )
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

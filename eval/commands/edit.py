@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpam_bench.eval.commands.options import Device, Dtype, Model, Seed, Steps
+from cpam_bench.eval.commands.options import Device, Dtype, Model, ResizeBy, Seed, Steps
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Kind
 
@@ -67,6 +67,7 @@ def edit(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     original_size: Annotated[
         bool, typer.Option("--original-size", help="Bring results back from the model's square to the picture's size.")
     ] = False,
@@ -117,7 +118,7 @@ def edit(
         made = from_strokes(strokes, brush, picture.size)
     elif clicks is not None:
         made = for_clicks(mask_with, place).segment(picture, clicks)
-    model = Backbone.load(backbone, place, dtype)
+    model = Backbone.load(backbone, place, dtype, resize)
     if select is not None:
         made = pictures.select_words(model, picture, select, mask_with, place)
     if made is not None:
@@ -147,7 +148,7 @@ def edit(
         "object_prompt": object_prompt,
         "retain_object": retain,
         "mask": None if made is None else made.origin.model_dump(exclude_none=True),
-        "backbone": {"name": model.name, "weights": model.fingerprint},
+        "backbone": {"name": model.name, "weights": model.fingerprint, "resize": model.resize},
         "steps": steps,
         "seed": seed,
         "device": place,

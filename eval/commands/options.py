@@ -19,6 +19,10 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.
 Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
 ]
+ResizeBy = Annotated[
+    Literal["bicubic", "nearest", "lanczos"],
+    typer.Option("--resize", help="Filter that brings pictures to the backbone's resolution."),
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.", show_default="cuda if there is one, else cpu"),

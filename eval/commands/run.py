@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps, split_names
+from cpam_bench.eval.commands.options import (
+    Clip,
+    DataSet,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    ResizeBy,
+    Seed,
+    Steps,
+    split_names,
+)
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -55,6 +66,7 @@ def run(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     references: Annotated[
         bool,
         typer.Option(
@@ -192,6 +204,7 @@ def run(
         steps=steps,
         seed=seed,
         dtype=dtype,
+        resize=resize,
         device=device,
         clip=clip,
         executor=executor,

@@ -238,10 +238,7 @@ class _Driver:
             self.starting.discard(worker)
             self.died_starting += 1
             if self.died_starting >= _STARTS:
-                raise UserError(
-                    f"{_STARTS} workers died one after another while loading ({reason}), most likely for want of"
-                    " memory; what is finished is safe, and the same command with fewer --workers continues"
-                )
+                raise UserError(f"{_STARTS} workers died one after another while loading: {reason}\n{_advice(reason)}")
         elif worker in self.jobs:
             self._strike(self.jobs.pop(worker), WorkerDied(reason))
 
@@ -272,6 +269,12 @@ class _Driver:
             self.bars.say(f"{loss.method} on {', '.join(loss.again)}: {error}; tried again later")
         for id in loss.alone:
             self.bars.say(f"{loss.method} on {id}: {error}; put aside, and tried once more at the end")
+
+
+def _advice(reason: str) -> str:
+    # The system kills in this way where memory runs out; what ends by itself has said why.
+    fewer = ", with fewer --workers if memory ran out," if "SIGKILL" in reason else ""
+    return f"What is finished is safe; the same command{fewer} continues."
 
 
 @contextlib.contextmanager

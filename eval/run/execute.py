@@ -87,7 +87,7 @@ def execute(
     where = worker_device(name, settings)
     here = where if name == "serial" else "cpu"
     quiet()
-    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype)
+    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype, resize=settings.resize)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket))
@@ -122,7 +122,9 @@ def execute(
             cache = TrajectoryCache(settings.cache.expanduser(), int(settings.cache_gb * 1e9))
         recipe = Recipe(
             editors,
-            functools.partial(Backbone.load, settings.backbone, device=where, dtype=settings.dtype),
+            functools.partial(
+                Backbone.load, settings.backbone, device=where, dtype=settings.dtype, resize=settings.resize
+            ),
             model.fingerprint,
             settings.steps,
             settings.seed,

@@ -31,6 +31,7 @@ class FakeBackbone:
     resolution = RESOLUTION
     device = "cpu"
     is_pocket = True
+    resize = "bicubic"
     fingerprint: ClassVar[dict[str, str]] = {"unet": "a" * 64}
 
     def fit(self, image: Image.Image) -> Image.Image:

@@ -48,7 +48,7 @@ def clip(tmp_path_factory):
 def backbone(monkeypatch):
     from cpam_bench.cpam.backbone import Backbone
 
-    monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
+    monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
 
 
 @pytest.fixture
