@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.editing import Capabilities, parameter
-from cpam_bench.cpam.sampling import SOURCE, TEXT
 from cpam_bench.cpam.source import Source, denoise_sources
 from cpam_bench.imba.sample import Sample
 
@@ -25,7 +24,7 @@ class SelfAttentionControl(AttentionControl):
 
     Args:
         steps: how many steps, from the first, take them.
-        tokens: the most tokens of a layer that takes them; see :func:`tokens_at`.
+        tokens: the most tokens of a layer that takes them; see :func:`cpam_bench.baselines.maps.tokens_at`.
     """
 
     def __init__(self, steps: int, tokens: int):
@@ -35,21 +34,6 @@ class SelfAttentionControl(AttentionControl):
         if self.step < self.steps and q.shape[2] <= self.tokens:
             q, k = with_source_maps(q, k)
         return scaled_dot_product_attention(q, k, v)
-
-
-def with_source_maps(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys (lanes, heads, tokens, D) that give the guided lane the source's maps, softmax(q k)."""
-    return torch.cat([q[:TEXT], q[SOURCE : SOURCE + 1]]), torch.cat([k[:TEXT], k[SOURCE : SOURCE + 1]])
-
-
-def tokens_at(latents: Tensor, fraction: int) -> int:
-    """Tokens of a layer that sees the latents (..., h, w) at 1/fraction of their edge, as the UNet halves them.
-
-    Rules that the reference implementations give in tokens of Stable Diffusion's 64x64 latents are kept in proportion
-    to the edge: at most 32x32 of 64x64 means at most half the edge.
-    """
-    height, width = latents.shape[-2:]
-    return -(-height // fraction) * -(-width // fraction)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,9 @@ class PnP:
     title: ClassVar[str] = "PnP"
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = f"Tumanyan et al., Plug-and-Play, CVPR 2023; {REPOSITORY}"
+    cost: ClassVar[str] = (
+        "it inverts in 999 steps, as its authors do; inversion_steps=0 takes the inversion that the others share"
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
     shown: ClassVar[Mapping[str, str]] = {
         "caption_free": f"{PREPROCESS}, argument --inversion_prompt, default ''; pnp.py reads no caption"

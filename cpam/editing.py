@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,11 +45,10 @@ class Editor(Protocol):
         shown: column of Table 1 -> the file and line that show it, where the paper's table says otherwise; may be left
             out.
 
-    An editor that reads other files may have a method ``inputs(sample)`` that gives their names and hashes as a dict of
-    JSON values; it is stored with each edit.
+        cost: what an edit costs, in words, where that is many times what it is for others; may be left out.  A run
+            says it before it begins.
 
-    An editor may also have ``edit_many(samples, sources, seeds) -> list[Image]``: what ``edit`` gives for each sample,
-    to 1e-4, computed together.  ``cpam-bench run --batch`` uses it.
+    What an editor may also do is :class:`EditsMany`, :class:`TellsMask` and :class:`ReadsFiles`.
     """
 
     name: ClassVar[str]
@@ -65,6 +65,35 @@ class Editor(Protocol):
             source: the image ready for work (resized, encoded, inverted once for all methods).
             seed: of everything random; the harness derives it from (run seed, method, sample).
         """
+        ...
+
+
+@runtime_checkable
+class EditsMany(Protocol):
+    """An editor that edits several samples together, which ``cpam-bench run --batch`` uses."""
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        """What ``edit`` gives for each sample, to 1e-4, computed together."""
+        ...
+
+
+@runtime_checkable
+class TellsMask(Protocol):
+    """An editor that tells where it has edited."""
+
+    def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
+        """What ``edit`` gives, and the last M_t, bool (h, w) at the latents' resolution."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """An editor that reads other files than the sample's."""
+
+    def inputs(self, sample: Sample) -> dict[str, Any]:
+        """Their names and hashes as JSON values; stored with each edit."""
         ...
 
 

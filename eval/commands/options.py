@@ -14,6 +14,7 @@ Model = Annotated[
     str, typer.Option("--backbone", metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")]
+Samples = Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")]
 Steps = Annotated[int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
 Dtype = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,7 @@ from cpam_bench.eval.commands.options import (
     Limit,
     Model,
     ResizeBy,
+    Samples,
     Seed,
     Steps,
     split_names,
@@ -62,6 +64,7 @@ def run(
         ),
     ] = None,
     limit: Limit = None,
+    samples: Samples = None,
     steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
@@ -83,6 +86,9 @@ def run(
         ),
     ] = None,
     clip: Clip = None,
+    scored: Annotated[
+        bool, typer.Option("--score/--no-score", help="Score the edits, or leave that to cpam-bench score.")
+    ] = True,
     executor: Annotated[
         Literal["serial", "processes", "ray"] | None,
         typer.Option(
@@ -188,7 +194,7 @@ def run(
     import cpam_bench.imba.dataset
 
     whole = cpam_bench.imba.dataset.load(dataset)
-    data = whole.first(limit)
+    data = only(whole.first(limit), samples)
     for warning in cpam_bench.imba.dataset.require_complete(data):
         say(str(warning))
 
@@ -218,9 +224,19 @@ def run(
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
     )
-    outcome = execute_or_tell(data, list(editors), folder, settings, arguments)
-    print_board(outcome.board)
-    typer.echo(f"{folder / 'leaderboard.csv'}")
+    for label, editor in editors.items():
+        if cost := getattr(editor, "cost", ""):
+            say(f"{label}: {cost}")
+    outcome = execute_or_tell(data, list(editors), folder, settings, arguments, measure=scored)
+    if outcome.board:
+        print_board(outcome.board)
+        typer.echo(f"{folder / 'leaderboard.csv'}")
+        say(
+            f"The pictures are in {folder / 'edits'}. Look at them: cpam-bench report {folder} --out report; set them"
+            f" beside the paper: cpam-bench table 2 {folder}; check them: cpam-bench verify {folder}"
+        )
+    else:
+        say(f"The pictures are in {folder / 'edits'}. Score them with: cpam-bench score {folder}")
     report_failures(outcome.failures)
 
 
@@ -231,17 +247,34 @@ def execute_or_tell(
     settings: Settings,
     arguments: dict[str, Any],
     wanted: Mapping[str, Collection[str]] | None = None,
+    measure: bool = True,
 ) -> Outcome:
     """:func:`cpam_bench.eval.run.execute`, telling the user of Ctrl-C (exit code 130) and of what the scoring met."""
     from cpam_bench.eval.run.execute import execute
 
     try:
-        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, say=say)
+        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, measure=measure, say=say)
     except KeyboardInterrupt:
         say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
-    report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    if outcome.scores:
+        report_scoring(outcome.scores.damaged, outcome.scores.truncated)
     return outcome
+
+
+def only(data: Dataset, samples: str | None) -> Dataset:
+    """The samples of a data set that are named, or all.
+
+    Raises:
+        UserError: there is no such sample.
+    """
+    if samples is None:
+        return data
+    wanted = split_names(samples)
+    known = {sample.id for sample in data}
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ...")
+    return dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
 
 
 def file_name(name: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GROUP = "cpam_bench.editors"
 """Entry-point group of editors."""
 
-REFERENCES = ("identity", "reconstruction", "ddim")
+REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")

@@ -106,7 +106,7 @@ def run(
             pending = {id: [label for label in labels if label in wanted[id]] for id, labels in pending.items()}
         if warnings:
             warn(store, samples, backbone)
-        with bars(pending, progress) as shown, _interruptible() as interrupted:
+        with bars(pending, progress, executor.size) as shown, _interruptible() as interrupted:
             driver = _Driver(store, samples, editors, backbone, executor, timeout, pending, shown, interrupted)
             driver.work()
             if cached := driver.inversions["cached"]:
@@ -229,7 +229,7 @@ class _Driver:
         if edit.error:
             self.failures.append(Failure(edit.method, edit.sample, edit.error))
             self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")
-        self.bars.advance(edit.method)
+        self.bars.advance(edit.method, edit.seconds)
 
     # faults ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import cpam_bench
-from cpam_bench.cpam.editing import Editor
+from cpam_bench.cpam.editing import Editor, EditsMany
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.cache import TrajectoryCache
@@ -84,7 +84,8 @@ class Worker:
                         if sample.id in ids:
                             yield Made(self._failed(label, sample, error, 0.0))
             samples = [sample for sample in unit.samples if sample.id in sources]
-            together = getattr(self.editors[method], "edit_many", None) if len(samples) > 1 else None
+            editor = self.editors[method]
+            together = editor.edit_many if len(samples) > 1 and isinstance(editor, EditsMany) else None
             made = self._edit_many(method, samples, sources, together) if together else None
             if changed := self.guard.changed():
                 yield from (Made(self._changed(method, one, changed)) for one in samples if one.id in wanted)

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, silu
 
 from cpam_bench.baselines.alignment import align, positions, refinement, replacement
-from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.fpe import SelfAttentionControl
+from cpam_bench.baselines.maps import tokens_at
 from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.baselines.p2p import P2P
 from cpam_bench.baselines.pnp import InjectingControl, PnP

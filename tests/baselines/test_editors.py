@@ -212,3 +212,12 @@ def half() -> Backbone:
 def test_latents_that_are_not_square_are_refused() -> None:
     with pytest.raises(UserError, match="square"):
         small_backbone(sample_size=(16, 24))
+
+
+def test_ddim_pasted_back_is_ddim_inside_the_mask_and_the_source_outside(backbone: Backbone) -> None:
+    sample = make_sample()
+    source = Source(sample, backbone, STEPS)
+    pasted, free = (np.asarray(make(name).edit(sample, source, 0)) for name in ("ddim-paste", "ddim"))
+    assert source.mask is not None
+    assert (pasted[~source.mask] == np.asarray(source.image)[~source.mask]).all()
+    assert (pasted[source.mask] == free[source.mask]).all()
