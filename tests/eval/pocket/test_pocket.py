@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from cpam_bench.cpam.backbone import NAMES, Backbone
+from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
 from cpam_bench.eval.pocket import check, tokenizer
-from cpam_bench.eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, held_out, pixels, scene
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, caption, render
 
