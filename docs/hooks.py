@@ -1,7 +1,7 @@
-"""What MkDocs does besides: pages show what lies in ``results/`` and ``examples/``, and links work in the repository too.
+"""What MkDocs does besides: pages show what lies in ``results/`` and ``examples/``.
 
-In the repository a page links to ``../results/pocket/edits.png``.  The site has no place above its pages, so that
-these folders become folders of the site, and the links lose one step up.
+In the repository a page links to ``../results/pocket/edits.png``.  The site has no place above its pages, so that these
+folders become folders of the site, and the links lose one step up.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def anchors(page: Path) -> set[str]:
 
 def calls(page: Path) -> Iterator[list[str]]:
     """The words of every call of cpam-bench on a page that is more than the command's name."""
-    lines = [line for name in ("sh", "") for text in blocks(page, name) for line in text.replace("\\\n", " ").splitlines()]
+    shell = blocks(page, "sh") + blocks(page, "")
+    lines = [line for text in shell for line in text.replace("\\\n", " ").splitlines()]
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
     for line in lines:
         for part in line.split("&&"):
