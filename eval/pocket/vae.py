@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eval.perceptual import load_lpips
-from eval.pocket.training import Run, cosine, held_out, pixels, to_tensor
-from imba.scenes import SIZE, render
+from eval.pocket.training import Run, examples, pixels, to_tensor, trapezoid
+from imba.scenes import SIZE
+from imba.world import picture
+
+SCALES = (0.5, 0.75, 1.0)
+"""What latents are reduced to, so that the decoder learns to give the reduced picture."""
 
 
 def build() -> AutoencoderKL:
@@ -28,56 +36,108 @@ def build() -> AutoencoderKL:
 def train(
     folder: Path,
     steps: int = 7000,
-    batch: int = 6,
+    batch: int = 8,
     scenes: int = 12_000,
     lr: float = 1e-3,
     lpips_weight: float = 0.25,
-    kl_weight: float = 1e-6,
+    kl_weight: float = 4e-6,
+    equivariant: float = 0.5,
     seed: int = 0,
     device: str = "cpu",
 ) -> AutoencoderKL:
-    """L1 + LPIPS + small KL, in bfloat16 autocast; sets ``scaling_factor`` so that latents have unit deviation."""
+    """L1 + squared error + LPIPS + KL on latents that stay latents when they are scaled or turned.
+
+    In a share of steps the latents are reduced and turned by quarters before they are decoded, and the picture
+    likewise (EQ-VAE, Kouzelis et al. 2025): neighbouring latents then mean neighbouring pictures, which a denoiser
+    learns faster.  ``scaling_factor`` is set so that latents have unit deviation.  The result is the weights' average.
+
+    Args:
+        folder: of the checkpoint and the log; the cache of pictures lies beside it.
+        lpips_weight: weight of LPIPS beside L1.
+        kl_weight: weight of the KL divergence, summed over a picture's 1024 latents.
+        equivariant: share of steps whose latents are reduced and turned.
+    """
     torch.manual_seed(seed)
     model = build().to(device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     lpips = load_lpips().to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images = pixels(scenes, folder.parent)
-    run = Run(folder, steps, seed, {"model": model, "optimiser": optimiser})
+    encode, decode = torch.compile(_moments(model), dynamic=False), torch.compile(_decoder(model), dynamic=False)
+    run = Run(folder, steps, seed, {"model": model, "average": average, "optimiser": optimiser})
+    kept: list[tuple[float, ...]] = []
     for step, rng in run:
         for group in optimiser.param_groups:
-            group["lr"] = lr * cosine(step, steps)
-        x = to_tensor(images[rng.integers(scenes, size=batch)]).to(device)
+            group["lr"] = lr * trapezoid(step, steps)
+        x = to_tensor(images[np.sort(rng.integers(scenes, size=batch))]).to(device)
+        scale, turns = 1.0, 0
+        if rng.random() < equivariant:
+            scale, turns = float(rng.choice(SCALES)), int(rng.integers(4))
         with torch.autocast(device, torch.bfloat16):
-            posterior = model.encode(x).latent_dist
-            restored = model.decode(posterior.sample()).sample.float()
+            mean, deviation = (part.float() for part in encode(x))
+            z = altered(mean + deviation * torch.randn_like(mean), scale, turns)
+            x = altered(x, scale, turns)
+            restored = decode(z).float()
             perceptual = lpips(restored, x).float().mean()
         l1 = (restored - x).abs().mean()
         # The squared error is what PSNR measures; L1 alone leaves flat regions slightly off.
         loss = l1 + 2 * (restored - x).square().mean() + lpips_weight * perceptual
-        loss = loss + kl_weight * posterior.kl().float().mean()
+        kl = 0.5 * (mean.square() + deviation.square() - 1 - 2 * deviation.log()).sum((1, 2, 3)).mean()
+        loss = loss + kl_weight * kl
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        if step < 200:  # early on the average would remember the random start for too long
+            average.n_averaged.zero_()
+        average.update_parameters(model)
+        kept.append((l1.item(), perceptual.item(), kl.item(), (deviation.mean() / mean.std()).item()))
         if step % 100 == 99:
-            run.log(l1=l1.item(), lpips=perceptual.item(), lr=group["lr"])
+            figures = np.mean(kept[-100:], 0)
+            run.log(**dict(zip(("l1", "lpips", "kl", "noise"), figures, strict=True)), lr=group["lr"])
         if step % 500 == 499 or step + 1 == steps:
-            run.log(psnr=reconstruction_psnr(model, 32))
-    model.eval()
+            run.log(psnr=reconstruction_psnr(cast(AutoencoderKL, average.module), 32))
+    averaged = cast(AutoencoderKL, average.module).eval()
     with torch.inference_mode():
         # Over channels and pixels at once, as SD's 0.18215 was.
         x = to_tensor(images[:256]).to(device)
-        deviation = torch.cat([model.encode(part).latent_dist.mean for part in x.split(32)]).std().item()
-    model.register_to_config(scaling_factor=round(1 / deviation, 5))
-    return model
+        spread = torch.cat([averaged.encode(part).latent_dist.mean for part in x.split(32)]).std().item()
+    averaged.register_to_config(scaling_factor=round(1 / spread, 5))
+    return averaged
+
+
+def altered(x: Tensor, scale: float, turns: int) -> Tensor:
+    """Pictures or latents (B, C, H, W) reduced by ``scale`` and turned by quarters to the left."""
+    if scale != 1:
+        x = nn.functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+    return torch.rot90(x, turns, (2, 3)).contiguous()
+
+
+class _moments(nn.Module):
+    """The encoder: pictures (B, 3, H, W) -> mean and deviation of the latents, (B, 4, H / 8, W / 8) each."""
+
+    def __init__(self, model: AutoencoderKL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.model.encode(x).latent_dist
+        return posterior.mean, posterior.std
+
+
+class _decoder(nn.Module):
+    def __init__(self, model: AutoencoderKL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.model.decode(z).sample)
 
 
 @torch.inference_mode()
 def reconstruction_psnr(model: AutoencoderKL, count: int, batch: int = 16) -> float:
-    """Mean PSNR in dB over held-out scenes, of the posterior's mean decoded, rounded to 8 bits."""
-    import numpy as np
-
-    images = np.stack([np.asarray(render(s).image) for s in held_out(count)])
+    """Mean PSNR in dB over held-out pictures, of the posterior's mean decoded, rounded to 8 bits."""
+    images = np.stack([np.asarray(picture(one)) for one in examples(count)])
     device = next(model.parameters()).device
     total = 0.0
     for start in range(0, count, batch):
