@@ -161,7 +161,7 @@ def sample_caption(example: Example, rng: random.Random) -> str:
     if named and rng.random() < 0.85:
         text = f"{text} {where}"
     prefix = "a photo of {}" if rng.random() < 0.5 else rng.choice((*PREFIXES, "{}", "{}", "{}"))
-    if flaws and "{}" != prefix and not prefix.startswith("an ") and rng.random() < 0.6:
+    if flaws and prefix != "{}" and not prefix.startswith("an ") and rng.random() < 0.6:
         first = flaws.pop(0)
         prefix = f"{'an' if first[0] in 'aeiou' else 'a'} {first} {prefix.removeprefix('a ')}"
     text = prefix.format(text)
