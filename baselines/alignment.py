@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cpam.backbone import Backbone
-from imba.errors import UserError
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.imba.errors import UserError
 
 Words = Literal["auto", "replace", "refine"]
 """How the words of two prompts find each other; see :func:`align`."""

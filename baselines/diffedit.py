@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from diffusers import DDIMInverseScheduler, StableDiffusionDiffEditPipeline
 from PIL import Image
 
-from baselines.pipelines import generator, latent_mask, picture, pipeline, require_steps
-from cpam.editing import Capabilities, parameter
-from cpam.source import Source
-from imba.sample import Sample
+from cpam_bench.baselines.pipelines import generator, latent_mask, picture, pipeline, require_steps
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.sample import Sample
 
 PIPELINE = "diffusers, StableDiffusionDiffEditPipeline"
 

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.attention import AttentionControl
-from cpam.editing import Capabilities, parameter
-from cpam.sampling import SOURCE, TEXT
-from cpam.source import Source, denoise_sources
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.sampling import SOURCE, TEXT
+from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/alibaba/EasyNLP, diffusion/FreePromptEditing"
 

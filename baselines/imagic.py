@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from baselines.pipelines import generator, picture, pipeline, require_prediction
-from cpam.backbone import Backbone
-from cpam.editing import Capabilities, parameter
-from cpam.source import Source
-from imba.sample import Sample
+from cpam_bench.baselines.pipelines import generator, picture, pipeline, require_prediction
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.sample import Sample
 
 PIPELINE = "huggingface/diffusers, examples/community/imagic_stable_diffusion.py"
 

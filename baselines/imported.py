@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from PIL import Image
 
-from cpam.editing import Capabilities, parameter
-from cpam.source import Source
-from imba.build import PICTURES, RENAMED
-from imba.dataset import digest
-from imba.errors import UserError
-from imba.sample import Sample, read_picture
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.build import PICTURES, RENAMED
+from cpam_bench.imba.dataset import digest
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample, read_picture
 
 NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEdBench names Imagic's results"
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
 from PIL import Image
 
-from baselines.pipelines import generator, latent_mask, picture, pipeline
-from cpam.attention import quarter_stages
-from cpam.editing import Capabilities, parameter
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.baselines.pipelines import generator, latent_mask, picture, pipeline
+from cpam_bench.cpam.attention import quarter_stages
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 EXAMPLE = "github.com/ml-research/ledits_pp, README (Stable Diffusion 1.5)"
 PIPELINE = "diffusers, LEditsPPPipelineStableDiffusion"

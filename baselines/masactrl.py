@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.attention import AttentionControl
-from cpam.editing import Capabilities, parameter, source_mask
-from cpam.preservation import Region, from_source, region
-from cpam.sampling import SOURCE
-from cpam.source import Source, denoise_sources
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl
+from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.preservation import Region, from_source, region
+from cpam_bench.cpam.sampling import SOURCE
+from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/TencentARC/MasaCtrl"
 CODE = f"{REPOSITORY}, masactrl/masactrl.py"

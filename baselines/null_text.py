@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from cpam.backbone import Backbone, ddim
-from cpam.inversion import Trajectory
+from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.inversion import Trajectory
 
 
 @dataclass(frozen=True)

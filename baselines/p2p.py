@@ -10,18 +10,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
-from baselines.alignment import Alignment, Words, align
-from baselines.fpe import tokens_at, with_source_maps
-from baselines.null_text import invert_null_text
-from cpam.attention import AttentionControl, layers, quarter_stages
-from cpam.backbone import Backbone
-from cpam.editing import Capabilities, parameter, source_caption
-from cpam.inversion import invert
-from cpam.sampling import SOURCE, TEXT
-from cpam.sampling import sample as denoise
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.baselines.alignment import Alignment, Words, align
+from cpam_bench.baselines.fpe import tokens_at, with_source_maps
+from cpam_bench.baselines.null_text import invert_null_text
+from cpam_bench.cpam.attention import AttentionControl, layers, quarter_stages
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.inversion import invert
+from cpam_bench.cpam.sampling import SOURCE, TEXT
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/google/prompt-to-prompt"
 NOTEBOOK = "prompt-to-prompt_stable.ipynb"

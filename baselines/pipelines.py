@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cpam.backbone import Backbone
-from cpam.editing import source_mask
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import source_mask
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def pipeline(kind: Any, backbone: Backbone, scheduler: Any = None, **parts: Any)
     Args:
         kind: class of the pipeline.
         backbone: whose networks it uses; its own pipeline and scheduler stay as they are.
-        scheduler: one of its own; :meth:`cpam.backbone.Backbone.scheduler` by default.
+        scheduler: one of its own; :meth:`cpam_bench.cpam.backbone.Backbone.scheduler` by default.
         parts: components beside the usual ones, or instead of them.
 
     Raises:

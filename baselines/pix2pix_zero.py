@@ -13,12 +13,12 @@ from typing import ClassVar
 from diffusers import DDIMInverseScheduler, StableDiffusionPix2PixZeroPipeline
 from PIL import Image
 
-from baselines.pipelines import generator, picture, pipeline
-from cpam.attention import layers
-from cpam.editing import Capabilities, parameter, source_caption
-from cpam.source import Source
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.baselines.pipelines import generator, picture, pipeline
+from cpam_bench.cpam.attention import layers
+from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/pix2pixzero/pix2pix-zero"
 INVERSION = f"{REPOSITORY}, src/utils/ddim_inv.py"

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.attention import AttentionControl, layers
-from cpam.editing import Capabilities, parameter
-from cpam.sampling import SOURCE
-from cpam.source import Source, denoise_sources
-from imba.errors import UserError
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl, layers
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.sampling import SOURCE
+from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/MichalGeyer/pnp-diffusers"
 CONFIG = f"{REPOSITORY}, config_pnp.yaml"

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from PIL import Image
 
-from cpam.editing import Capabilities, parameter
-from cpam.inversion import Trajectory
-from cpam.sampling import reconstruct
-from cpam.source import Source, denoise_sources
-from imba.sample import Sample
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.inversion import Trajectory
+from cpam_bench.cpam.sampling import reconstruct
+from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.imba.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
-from imba.errors import UserError
+from cpam_bench.imba.errors import UserError
 
 
 class AttentionControl:

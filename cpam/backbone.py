@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from imba.errors import UserError
-from imba.hashing import weights_hash
+from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.errors import UserError
 
 NAMES: dict[str, str] = {
     "pocket": str(Path(__file__).parent / "weights" / "pocket"),

@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.attention import AttentionControl
-from cpam.backbone import Backbone
-from cpam.editing import Capabilities, parameter, source_mask
-from cpam.localization import localize
-from cpam.masks import Shape, target_mask
-from cpam.preservation import Region, preserve, region
-from cpam.refinement import Refinement, enlarge
-from cpam.removal import Hole
-from cpam.source import Source, denoise_sources
-from imba.sample import Kind, Sample
+from cpam_bench.cpam.attention import AttentionControl
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.localization import localize
+from cpam_bench.cpam.masks import Shape, target_mask
+from cpam_bench.cpam.preservation import Region, preserve, region
+from cpam_bench.cpam.refinement import Refinement, enlarge
+from cpam_bench.cpam.removal import Hole
+from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.imba.sample import Kind, Sample
 
 
 class PreservingControl(AttentionControl):
@@ -101,7 +101,7 @@ class CPAM:
     """CPAM as an editor; the defaults are the paper's.
 
     ``preservation`` and ``localization`` are the switches of the ablation (Figure 6).  The region M_t follows from the
-    sample's kind of edit (Section 4.4, :func:`cpam.masks.target_mask`).
+    sample's kind of edit (Section 4.4, :func:`cpam_bench.cpam.masks.target_mask`).
     """
 
     name: ClassVar[str] = "cpam"

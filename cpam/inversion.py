@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam.preservation import Region
-from cpam.sampling import NULL, TEXT
+from cpam_bench.cpam.preservation import Region
+from cpam_bench.cpam.sampling import NULL, TEXT
 
 
 def localize(q: Tensor, k: Tensor, v: Tensor, region: Region) -> Tensor:
@@ -14,7 +14,7 @@ def localize(q: Tensor, k: Tensor, v: Tensor, region: Region) -> Tensor:
 
     Args:
         q: (lanes, heads, tokens, D).
-        k, v: (lanes, heads, words, D); the null prompt's are those of the lane :data:`~cpam.sampling.NULL`.
+        k, v: (lanes, heads, words, D); the null prompt's are those of the lane :data:`~cpam_bench.cpam.sampling.NULL`.
         region: the masks at this layer.
     """
     output = scaled_dot_product_attention(q, k, v)

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from imba.masking.operations import convex_hull
-from imba.sample import Kind
+from cpam_bench.imba.masking.operations import convex_hull
+from cpam_bench.imba.sample import Kind
 
 Shape = Literal["dilate", "hull", "source"]
 """How the first M_t is made from M_s when an object changes: dilated, the convex hull dilated, or M_s as it is."""

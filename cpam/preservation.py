@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-from cpam.sampling import SOURCE
+from cpam_bench.cpam.sampling import SOURCE
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cpam.sampling import TEXT
+from cpam_bench.cpam.sampling import TEXT
 
 
 @dataclass

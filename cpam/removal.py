@@ -14,8 +14,8 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from cpam.inversion import Trajectory
-from imba.errors import UserError
+from cpam_bench.cpam.inversion import Trajectory
+from cpam_bench.imba.errors import UserError
 
 REACH = 0.15
 """Share of the latents' positions among which a position's noise is drawn: near enough to belong to the same part of

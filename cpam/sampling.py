@@ -8,9 +8,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from cpam.attention import AttentionControl, controlled
-from cpam.backbone import Backbone, ddim
-from cpam.inversion import Trajectory
+from cpam_bench.cpam.attention import AttentionControl, controlled
+from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.inversion import Trajectory
 
 SOURCE, NULL, TEXT = 0, 1, 2
 """Lanes of the batch: the source (with the null prompt unless a method gives another), the target with the null prompt,
@@ -37,7 +37,7 @@ def sample(
         backbone: the model.
         trajectory: the source's inversion; its z_T starts the target, unless a control has another start.  Several
             samples may be edited at once, each with its prompt: then it holds their trajectories together, every lane
-            is B samples wide, and a control must be :class:`cpam.attention.Together`.
+            is B samples wide, and a control must be :class:`cpam_bench.cpam.attention.Together`.
         prompt: P_t, or that of each sample.
         guidance: scale of classifier-free guidance (Ho and Salimans 2021).
         control: what to do inside the denoiser and between steps.

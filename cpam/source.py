@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cpam.attention import AttentionControl, Together
-from cpam.backbone import Backbone
-from cpam.inversion import Trajectory, invert
-from cpam.sampling import sample as denoise
-from imba.sample import Sample
+from cpam_bench.cpam.attention import AttentionControl, Together
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.inversion import Trajectory, invert
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.imba.sample import Sample
 
 
 class Source:
@@ -55,7 +55,7 @@ def denoise_sources(
     Args:
         sources, samples: as many of the one as of the other, all on one backbone.
         controls: what each does inside attention, or none at all.
-        options: of :func:`cpam.sampling.sample`.
+        options: of :func:`cpam_bench.cpam.sampling.sample`.
     """
     backbone = sources[0].backbone
     control = controls[0] if len(controls) == 1 else Together(controls) if controls else None

@@ -1,9 +1,9 @@
 """A mask from words by the backbone itself: where the source attends to them.
 
-The maps are aggregated as CPAM's mask refinement does (:mod:`cpam.refinement`), but of the source's inversion and not
-of an edit, and over all tokens but the first.  The prompt holds the words alone; after them, end and padding say the
-same (CLIP's text encoder looks back), and where a model reads a word there rather than at its own place, as the pocket
-backbone does, its own place shows nothing.
+The maps are aggregated as CPAM's mask refinement does (:mod:`cpam_bench.cpam.refinement`), but of the source's
+inversion and not of an edit, and over all tokens but the first.  The prompt holds the words alone; after them, end and
+padding say the same (CLIP's text encoder looks back), and where a model reads a word there rather than at its own
+place, as the pocket backbone does, its own place shows nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
-from cpam.attention import AttentionControl, controlled
-from cpam.backbone import Backbone
-from cpam.inversion import invert
-from cpam.refinement import Refinement, enlarge
-from imba.errors import UserError
-from imba.masking.made import MadeMask, Origin
-from imba.masking.operations import largest, within
-from imba.masking.segmenters import Clicks, GrabCut
+from cpam_bench.cpam.attention import AttentionControl, controlled
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.inversion import invert
+from cpam_bench.cpam.refinement import Refinement, enlarge
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import MadeMask, Origin
+from cpam_bench.imba.masking.operations import largest, within
+from cpam_bench.imba.masking.segmenters import Clicks, GrabCut
 
 if TYPE_CHECKING:
     from PIL import Image

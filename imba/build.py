@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imba.dataset import digest, mask_name, read_records, unsafe
-from imba.errors import UserError
+from cpam_bench.imba.dataset import digest, mask_name, read_records, unsafe
+from cpam_bench.imba.errors import UserError
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imba.dataset import load, mask_name, read_records, slug, unsafe
-from imba.errors import UserError
-from imba.masking.made import MadeMask
-from imba.sample import Altered, Kind
+from cpam_bench.imba.dataset import load, mask_name, read_records, slug, unsafe
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import MadeMask
+from cpam_bench.imba.sample import Altered, Kind
 
 
 def add_sample(
@@ -41,7 +41,7 @@ def add_sample(
         root: the data set's folder: new, empty, or with a ``data.json``.
         image: the picture; stored as PNG.
         made: the object's mask and how it was made (for ``background``, the object that stays).
-        target_prompt, kind, object_prompt, retain_object, source_prompt: of :class:`imba.sample.Sample`.
+        target_prompt, kind, object_prompt, retain_object, source_prompt: of :class:`cpam_bench.imba.sample.Sample`.
 
     Returns:
         the sample's id, unlike all others in the data set.

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from imba.errors import UserError
-from imba.masking.made import Origin
-from imba.remote import fetch
-from imba.sample import Altered, Kind, Sample
+from cpam_bench.imba.common.remote import fetch
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import Origin
+from cpam_bench.imba.sample import Altered, Kind, Sample
 
 if TYPE_CHECKING:
     import datasets

@@ -1,4 +1,4 @@
-"""The one error that a user can cause."""
+"""What goes wrong in a way that a user can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class DiskFull(Exception):
+    """The disk is full: what was written before is whole, and the same command continues once there is room."""
+
+
+class Damaged(Exception):
+    """A file of a run is missing, cut short or changed; the message names it."""

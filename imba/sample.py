@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from imba.errors import UserError
-from imba.masking.made import Origin
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import Origin
 
 Kind = Literal["replace", "pose", "background", "remove", "add"]
 """The kinds of edit of section 4.4: replace an object, change its pose or view, alter the background, remove an object,

@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from cpam.backbone import Backbone, ddim
-from cpam.inversion import invert
-from cpam.sampling import reconstruct
-from eval.clip import ClipScorer
-from eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
-from eval.pocket.training import held_out
-from eval.pocket.vae import reconstruction_psnr
-from imba.scenes import BACKGROUNDS, OBJECTS, Scene, caption, render
+from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.inversion import invert
+from cpam_bench.cpam.sampling import reconstruct
+from cpam_bench.eval.metrics.clip import ClipScorer
+from cpam_bench.eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
+from cpam_bench.eval.pocket.training import held_out
+from cpam_bench.eval.pocket.vae import reconstruction_psnr
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, Scene, caption, render
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from eval.pocket.clip import EDGE, small
-from eval.pocket.training import Run, cosine, scene
-from imba.scenes import BACKGROUNDS, OBJECTS
+from cpam_bench.eval.pocket.clip import EDGE, small
+from cpam_bench.eval.pocket.training import Run, cosine, scene
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS
 
-POCKET_CLASSIFIER = Path(__file__).parent.parent / "weights" / "pocket-classifier.safetensors"
+POCKET_CLASSIFIER = Path(__file__).parents[1] / "weights" / "pocket-classifier.safetensors"
 
 
 class Classifier(nn.Module):

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from eval.pocket.tokenizer import CONTEXT
-from eval.pocket.training import Run, cosine, pixels, scene
-from imba.scenes import caption, sample_caption
+from cpam_bench.eval.pocket.tokenizer import CONTEXT
+from cpam_bench.eval.pocket.training import Run, cosine, pixels, scene
+from cpam_bench.imba.pocket.scenes import caption, sample_caption
 
 EDGE = 64
 """Edge of the images that the model sees; the scenes' 128 px reduced by open_clip's own preprocessing."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPTokenizer
 
-from eval.pocket.training import scene
-from imba.scenes import sample_caption
+from cpam_bench.eval.pocket.training import scene
+from cpam_bench.imba.pocket.scenes import sample_caption
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 32

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from imba.scenes import SIZE, Scene, sample_scene
-from imba.world import Example, picture, sample_example
+from cpam_bench.imba.pocket.scenes import SIZE, Scene, sample_scene
+from cpam_bench.imba.pocket.world import Example, picture, sample_example
 
 HELD_OUT = 10_000_000
 """Renderer seeds from here on are never trained on."""

@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from eval.pocket.tokenizer import CONTEXT
-from eval.pocket.training import Run, cosine, pixels, scene, to_tensor
-from imba.scenes import sample_caption
+from cpam_bench.eval.pocket.tokenizer import CONTEXT
+from cpam_bench.eval.pocket.training import Run, cosine, pixels, scene, to_tensor
+from cpam_bench.imba.pocket.scenes import sample_caption
 
 WIDTH = 128
 """Width of the text embedding."""

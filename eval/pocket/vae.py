@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from eval.perceptual import load_lpips
-from eval.pocket.training import Run, examples, pixels, to_tensor, trapezoid
-from imba.scenes import SIZE
-from imba.world import picture
+from cpam_bench.eval.metrics.perceptual import load_lpips
+from cpam_bench.eval.pocket.training import Run, examples, pixels, to_tensor, trapezoid
+from cpam_bench.imba.pocket.scenes import SIZE
+from cpam_bench.imba.pocket.world import picture
 
 SCALES = (0.5, 0.75, 1.0)
 """What latents are reduced to, so that the decoder learns to give the reduced picture."""

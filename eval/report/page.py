@@ -25,14 +25,16 @@ from markupsafe import Markup
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from eval.folders import replacing
-from eval.leaderboard import SHOWN, Leaderboard, leaderboard, names_of
-from eval.metrics import METRICS, Metric
-from eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
-from eval.scoring import read_protocol, read_scores
-from eval.slices import Slice, slice_of
-from eval.statistics import Estimate, mean_interval
-from eval.store import Damaged, Edit, Store, Task, open_picture, write_atomic
+from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, names_of
+from cpam_bench.eval.analysis.slices import Slice, slice_of
+from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
+from cpam_bench.eval.metrics.metric import METRICS, Metric
+from cpam_bench.eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
+from cpam_bench.eval.scoring.score import read_protocol, read_scores
+from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
+from cpam_bench.imba.common.files import write_atomic
+from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.errors import Damaged
 
 _HERE = Path(__file__).parent
 _DIGITS = {"clip_score": 2, "clip_score_region": 2, "psnr_background": 2, "mse_background": 5}

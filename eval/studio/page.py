@@ -14,12 +14,12 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from eval import registry
-from eval.studio.session import Session, Studio, open_file
-from imba import collect
-from imba.dataset import load
-from imba.errors import UserError
-from imba.masking import operations
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.studio.session import Session, Studio, open_file
+from cpam_bench.imba import collect
+from cpam_bench.imba.dataset import load
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking import operations
 
 MODES = [("on the object", "object"), ("beside it", "beside"), ("two corners of a box", "box")]
 KINDS = ["replace", "pose", "background", "add", "remove"]

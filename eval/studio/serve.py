@@ -6,11 +6,11 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imba.errors import UserError
-from imba.masking.segmenters import for_clicks
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.segmenters import for_clicks
 
 if TYPE_CHECKING:
-    from cpam.backbone import Backbone
+    from cpam_bench.cpam.backbone import Backbone
 
 HOST = "127.0.0.1"
 SAMPLES = Path("results/samples")
@@ -27,8 +27,8 @@ _POLICY = (
 def serve_studio(backbone: Backbone, collect: Path | None, segmenter: str, port: int, browse: bool = False) -> None:
     """Serve the studio until it is stopped."""
     _require_gradio()
-    from eval.studio.page import studio_page
-    from eval.studio.session import Studio
+    from cpam_bench.eval.studio.page import studio_page
+    from cpam_bench.eval.studio.session import Studio
 
     studio = Studio(backbone, for_clicks(segmenter, str(backbone.device)), collect or SAMPLES)
     launch(studio_page(studio), port, browse)
@@ -37,8 +37,8 @@ def serve_studio(backbone: Backbone, collect: Path | None, segmenter: str, port:
 def serve_annotation(dataset: Path, port: int, browse: bool = False, segmenter: str = "auto") -> None:
     """Serve the page on which a data set's missing masks are drawn, until it is stopped."""
     _require_gradio()
-    from eval.studio.page import annotation_page
-    from eval.studio.session import Studio
+    from cpam_bench.eval.studio.page import annotation_page
+    from cpam_bench.eval.studio.session import Studio
 
     launch(annotation_page(Studio(None, for_clicks(segmenter), dataset)), port, browse)
 

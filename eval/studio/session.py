@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cpam.backbone import Backbone
-from eval import registry
-from eval.picture import Edited, edit, make_sample, select_words, side_by_side
-from imba import collect
-from imba.dataset import load
-from imba.errors import UserError
-from imba.masking.made import MadeMask, Origin, overlay
-from imba.masking.segmenters import Clicks, Segmenter
-from imba.sample import Kind, read_picture
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.studio.picture import Edited, edit, make_sample, select_words, side_by_side
+from cpam_bench.imba import collect
+from cpam_bench.imba.dataset import load
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import MadeMask, Origin, overlay
+from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
+from cpam_bench.imba.sample import Kind, read_picture
 
 VIEW = (512, 768)
 """Least and greatest longest edge in pixels at which a picture is shown; masks are made and kept at its own size."""
@@ -231,7 +231,7 @@ class Studio:
             methods: labels.
             prompt, kind, object_prompt, retain: of the task.
             settings: parameters for those methods that have them and whose label does not set them.
-            steps, seed, progress: of :func:`eval.picture.edit`.
+            steps, seed, progress: of :func:`cpam_bench.eval.studio.picture.edit`.
 
         Returns:
             False if meanwhile another picture was opened: then nothing of it changes.

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from eval.study import tables
-from eval.study.ratings import Study, cube, write_csv, write_text
-from eval.study.statistics import alpha_ordinal, pigeonhole, two_way
-from eval.study.tables import Means
-from imba.errors import UserError
+from cpam_bench.eval.study import means as tables
+from cpam_bench.eval.study.intervals import alpha_ordinal, pigeonhole, two_way
+from cpam_bench.eval.study.means import Means
+from cpam_bench.eval.study.ratings import Study, cube, write_csv, write_text
+from cpam_bench.imba.errors import UserError
 
 Interval = Literal["t", "bootstrap"]
 
@@ -81,8 +81,8 @@ def aggregate(
         study: the ratings.
         drop: raters to leave out.
         drop_flagged: leave out every flagged rater.
-        interval: of the means, "t" (:func:`~eval.study.statistics.two_way`) or "bootstrap" (``pigeonhole``); the pairs'
-            are always "t".
+        interval: of the means, "t" (:func:`~cpam_bench.eval.study.intervals.two_way`) or "bootstrap" (``pigeonhole``);
+            the pairs' are always "t".
         limits: of the flags.
         seed: of the bootstrap.
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eval.study.ratings import Study, cube
-from imba.errors import UserError
+from cpam_bench.eval.study.ratings import Study, cube
+from cpam_bench.imba.errors import UserError
 
 
 def read_scores(runs: Sequence[Path]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imba.errors import UserError
+from cpam_bench.imba.errors import UserError
 
 NAME = "study.db"
 LINKS = "links.csv"

@@ -25,9 +25,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import ndimage
 
-from eval.store import Damaged, Store, open_picture
-from eval.study import database
-from imba.errors import UserError
+from cpam_bench.eval.store.store import Store, open_picture
+from cpam_bench.eval.study import database
+from cpam_bench.imba.errors import Damaged, UserError
 
 PLAN = Path(__file__).parent / "templates" / "study.toml"
 """The plan of Section 5.5, and the example for other plans."""

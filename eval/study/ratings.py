@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eval.study import database
-from eval.study.design import Plan
-from imba.errors import UserError
+from cpam_bench.eval.study import database
+from cpam_bench.eval.study.design import Plan
+from cpam_bench.imba.errors import UserError
 
 KEYS = ["rater", "method", "sample", "question"]
 COLUMNS = [*KEYS, "rating", "role", "expected", "seconds"]

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eval.study import database
-from eval.study.database import Refused, Task
-from eval.study.design import Plan
+from cpam_bench.eval.study import database
+from cpam_bench.eval.study.database import Refused, Task
+from cpam_bench.eval.study.design import Plan
 
 _HERE = Path(__file__).parent
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from eval.study.statistics import Estimate, pigeonhole, two_way
+from cpam_bench.eval.study.intervals import Estimate, pigeonhole, two_way
 
 SCALE = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from PIL import Image
 
-from cpam.editing import Capabilities, parameter, source_mask
-from cpam.sampling import sample as denoise
-from cpam.source import Source
-from imba.sample import Sample
+from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
+from cpam_bench.imba.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from imba.errors import UserError
-from imba.masking.made import MadeMask, Origin
-from imba.sample import Sample
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import MadeMask, Origin
+from cpam_bench.imba.sample import Sample
 
 Points = Sequence[tuple[float, float]]
 
 
 def from_file(path: Path, size: tuple[int, int]) -> MadeMask:
-    """A mask from a picture, by the layout's rule (not zero is marked; see :meth:`imba.sample.Sample.read_mask`).
+    """A mask from a picture, by the layout's rule (not zero is marked; see ``Sample.read_mask``).
 
     Args:
         path: the file.

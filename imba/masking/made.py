@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from imba.errors import UserError
-from imba.masking import operations
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking import operations
 
 
 class Origin(BaseModel):
@@ -23,7 +23,7 @@ class Origin(BaseModel):
         weights: name or folder of the model behind it, None without one.
         weights_sha256: over the model's parameters and buffers.
         inputs: what the user gave: points, boxes, words, thresholds.
-        operations: what was done to the mask afterwards, in order (:mod:`imba.masking.operations`).
+        operations: what was done to the mask afterwards, in order (:mod:`cpam_bench.imba.masking.operations`).
         note: what a reader should know, such as which tool this one stands in for.
     """
 

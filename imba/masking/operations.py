@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 
-from imba.errors import UserError
+from cpam_bench.imba.errors import UserError
 
 _WITH_PIXELS = ("grow", "shrink")
 NAMES = ("grow=PIXELS", "shrink=PIXELS", "fill", "hull", "largest", "invert")

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from imba.errors import UserError
-from imba.hashing import weights_hash
-from imba.masking.made import MadeMask, Origin
+from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.masking.made import MadeMask, Origin
 
 SAM = "facebook/sam-vit-base"
 CLIPSEG = "CIDAS/clipseg-rd64-refined"
@@ -274,7 +274,7 @@ def for_words(name: str = "auto", device: str = "cpu", threshold: float = 0.5) -
     """What turns words into masks: a CLIPSeg by hub id or folder, or for ``auto`` the usual one if it is here.
 
     Returns:
-        None where ``auto`` finds none: then a backbone's cross-attention can do it (:mod:`cpam.words`).
+        None where ``auto`` finds none: then a backbone's cross-attention can do it (:mod:`cpam_bench.cpam.words`).
 
     Raises:
         UserError: that CLIPSeg cannot be loaded.

@@ -16,19 +16,20 @@ from typing import Any
 
 import torch
 
-import imba.dataset
-from baselines.fpe import SelfAttentionControl, tokens_at
-from baselines.masactrl import MutualControl
-from baselines.p2p import P2P
-from baselines.pnp import InjectingControl
-from cpam.attention import AttentionControl
-from cpam.backbone import Backbone
-from cpam.editor import CPAM
-from cpam.inversion import invert
-from cpam.sampling import sample as denoise
-from cpam.source import Source
-from eval import registry, runner
-from eval.store import Store
+import cpam_bench.imba.dataset
+from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.masactrl import MutualControl
+from cpam_bench.baselines.p2p import P2P
+from cpam_bench.baselines.pnp import InjectingControl
+from cpam_bench.cpam.attention import AttentionControl
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editor import CPAM
+from cpam_bench.cpam.inversion import invert
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.store.store import Store
 
 
 def seconds(work: Any) -> float:
@@ -39,7 +40,7 @@ def seconds(work: Any) -> float:
 
 def loops(backbone: Backbone, steps: int, rounds: int) -> None:
     """Ratios to a plain loop of the same three lanes, the median over rounds of alternating runs."""
-    data = imba.dataset.load("pocket")
+    data = cpam_bench.imba.dataset.load("pocket")
     ratios: dict[str, list[float]] = {}
     for turn in range(rounds):
         sample = data.samples[turn * 5 % len(data)]
@@ -69,7 +70,7 @@ def loops(backbone: Backbone, steps: int, rounds: int) -> None:
 
 def evaluations(backbone: Backbone, steps: int) -> None:
     """Lane evaluations of the denoiser, counted."""
-    sample = imba.dataset.load("pocket").samples[0]
+    sample = cpam_bench.imba.dataset.load("pocket").samples[0]
     source = Source(sample, backbone, steps)
     start = backbone.evaluations
     _ = source.trajectory
@@ -101,7 +102,7 @@ def outside(backbone: Backbone, steps: int, limit: int) -> None:
     handles = []
     for part in (pipeline.unet, pipeline.vae.encoder, pipeline.vae.decoder, pipeline.text_encoder):
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
-    data = imba.dataset.load("pocket").first(limit)
+    data = cpam_bench.imba.dataset.load("pocket").first(limit)
     editors = dict(registry.make(label) for label in ("cpam", "masactrl"))
     with tempfile.TemporaryDirectory() as folder:
         run = runner.describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)

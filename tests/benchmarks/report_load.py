@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "browser")]
 
 from PIL import Image  # noqa: E402
 from report_browser import CHROMIUM, chromium, open_report, outside, paints, violations  # noqa: E402
 from report_runs import fabricate, run_material  # noqa: E402
 
-from eval.report.page import write_report  # noqa: E402
-from eval.runner import machine  # noqa: E402
+from cpam_bench.eval.report.page import write_report  # noqa: E402
+from cpam_bench.eval.run.driver import machine  # noqa: E402
 
 DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 PHONE: dict[str, Any] = {

@@ -31,16 +31,17 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-import imba.dataset
-from cpam.backbone import Backbone
-from cpam.editing import Capabilities, parameter
-from cpam.source import Source
-from eval import registry, runner
-from eval.executors import Executor, Processes, Ray, Serial
-from eval.leaderboard import failed_note
-from eval.store import Store, locked
-from eval.worker import Recipe
-from imba.sample import Sample
+import cpam_bench.imba.dataset
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.source import Source
+from cpam_bench.eval.analysis.leaderboard import failed_note
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
+from cpam_bench.eval.run.worker import Recipe
+from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.imba.sample import Sample
 
 METHODS = ("cpam", "masactrl", "ddim")
 
@@ -54,7 +55,7 @@ class Bench:
     batch: int
 
     def __post_init__(self) -> None:
-        self.data = imba.dataset.load("pocket").first(self.limit)
+        self.data = cpam_bench.imba.dataset.load("pocket").first(self.limit)
         self.backbone = Backbone.load("pocket")
 
     def recipe(self, editors: Mapping[str, Any]) -> Recipe:
@@ -203,7 +204,15 @@ def kills(bench: Bench, place: Path, engine: str, seed: int) -> dict[str, Any]:
     """The command is started, its workers and itself are killed at random moments, and the same command again."""
     rng = random.Random(seed)
     total = len(METHODS) * len(bench.data)
-    command = [sys.executable, "-m", "eval.cli", "run", "--methods", ",".join(METHODS), "--no-references"]
+    command = [
+        sys.executable,
+        "-m",
+        "cpam_bench.eval.commands.main",
+        "run",
+        "--methods",
+        ",".join(METHODS),
+        "--no-references",
+    ]
     command += ["--steps", str(bench.steps), "--device", "cpu", "--executor", engine, "--workers", "2"]
     command += ["--limit", str(len(bench.data)), "--batch", str(bench.batch), "--threads", "1"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -26,13 +26,13 @@ import httpx
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from study_runs import make_run  # noqa: E402
 
-from eval.study import database, design, ratings  # noqa: E402
+from cpam_bench.eval.study import database, design, ratings  # noqa: E402
 
-CODE = "import sys; from pathlib import Path as P; from eval.study.server import serve; "
+CODE = "import sys; from pathlib import Path as P; from cpam_bench.eval.study.server import serve; "
 CODE += "serve(P(sys.argv[1]), port=int(sys.argv[2]))"
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-from report_browser import CHROMIUM, open_report, outside, paints, violations  # noqa: E402
-from report_runs import HOSTILE, fabricate, pocket_material  # noqa: E402
+from report_browser import CHROMIUM, open_report, outside, paints, violations
+from report_runs import HOSTILE, fabricate, pocket_material
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (pip install axe-playwright-python)")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
 
-from eval.report.page import write_report  # noqa: E402
+from cpam_bench.eval.report.page import write_report  # noqa: E402
 
 
 @pytest.fixture(scope="module")

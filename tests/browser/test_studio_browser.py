@@ -16,17 +16,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from paths import POCKET, ROOT, TINY
 from PIL import Image
 from report_browser import CHROMIUM
-
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "data" / "reference" / "tiny-sd"
-POCKET = ROOT / "imba" / "data" / "pocket"
 
 pytest.importorskip("gradio", reason="the extra 'studio' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 
-from imba.dataset import load, validate  # noqa: E402
+
+from cpam_bench.imba.dataset import load, validate  # noqa: E402
 
 PICTURES = os.environ.get("STUDIO_PICTURES")  # a folder for the screenshot of the README, then of the pocket backbone
 BACKBONE, STEPS = ("pocket", "50") if PICTURES else (str(TINY), "3")
@@ -43,7 +41,7 @@ def serve(*arguments: object) -> tuple[subprocess.Popen[bytes], str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "from eval.cli import main; main()"
+    code = "from cpam_bench.eval.commands.main import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT)
     base = f"http://127.0.0.1:{port}"

@@ -14,16 +14,15 @@ from typing import Any
 
 import httpx
 import pytest
+from paths import ROOT
 from report_browser import CHROMIUM
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from study_runs import make_run  # noqa: E402
+from study_runs import make_run
 
 pytest.importorskip("fastapi", reason="the extra 'study' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 
-from eval.study import database, design, ratings  # noqa: E402
+
+from cpam_bench.eval.study import database, design, ratings  # noqa: E402
 
 PICTURES = os.environ.get("STUDY_PICTURES")  # a folder for the screenshots of the README
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
@@ -45,7 +44,7 @@ def server(study: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "import sys; from pathlib import Path as P; from eval.study.server import serve; "
+    code = "import sys; from pathlib import Path as P; from cpam_bench.eval.study.server import serve; "
     code += "serve(P(sys.argv[1]), port=int(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", code, str(study), str(port)], cwd=ROOT)
     base = f"http://127.0.0.1:{port}"

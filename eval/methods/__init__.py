@@ -1,0 +1,1 @@
+"""Which editors there are, and what they are given."""

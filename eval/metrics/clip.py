@@ -1,0 +1,145 @@
+"""CLIP models that score how well a picture fits a text, all through open_clip."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.pretrained import get_pretrained_cfg
+from PIL import Image
+from torch import Tensor
+
+from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.errors import UserError
+
+POCKET_CLIP = Path(__file__).parents[1] / "weights" / "pocket-clip"
+"""The small CLIP of the pocket scenes, in open_clip's folder layout."""
+
+DEFAULT = "ViT-L-14/openai"
+"""The scorer of PIE-Bench and of torchmetrics' CLIPScore."""
+
+
+@dataclass
+class ClipScorer:
+    """An open_clip model with its own preprocessing and tokenizer, in float32.
+
+    Attributes:
+        name: as asked for.
+        model, preprocess, tokenizer: open_clip's.
+        device: where the model runs.
+        weights_sha256: over its parameters and buffers as loaded.
+        context_length: tokens that it reads of a text.
+    """
+
+    name: str
+    model: Any
+    preprocess: Any
+    tokenizer: Any
+    device: torch.device
+    weights_sha256: str
+    context_length: int
+    _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def to(self, device: str) -> ClipScorer:
+        """Move the model; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self._texts.clear()
+        return self
+
+    @torch.inference_mode()
+    def similarity(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        """Cosine similarity of each picture with its prompt, (B,) float32 on the CPU, in [-1, 1]."""
+        pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
+        pictures = self.model.encode_image(pixels, normalize=True)
+        texts = torch.cat([self._text(prompt) for prompt in prompts])
+        similarity: Tensor = (pictures * texts).sum(-1)
+        return similarity.float().cpu()
+
+    def _text(self, prompt: str) -> Tensor:
+        # One at a time and remembered: every method of a sample is scored against the same prompt.
+        if prompt not in self._texts:
+            self._texts[prompt] = self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)
+        return self._texts[prompt]
+
+    def truncated(self, prompt: str) -> str | None:
+        """The end of the prompt, from the first word that the model does not see whole; None if it sees all of it."""
+        inner = getattr(self.tokenizer, "tokenizer", None)  # of a Hugging Face tokenizer
+
+        def length(text: str) -> int:
+            return len(inner(text, add_special_tokens=False).input_ids if inner else self.tokenizer.encode(text))
+
+        room = self.context_length - 2  # start and end token
+        if length(prompt) <= room:
+            return None
+        words = prompt.split()
+        cut = bisect.bisect(range(1, len(words) + 1), room, key=lambda count: length(" ".join(words[:count])))
+        return " ".join(words[cut:])
+
+    def describe(self) -> dict[str, Any]:
+        """What the store keeps of the scorer."""
+        transforms = [line.strip() for line in str(self.preprocess).splitlines()[1:-1]]
+        return {
+            "scorer": self.name,
+            "weights_sha256": self.weights_sha256,
+            "preprocess": [line for line in transforms if not line.startswith("<")],
+            "context_length": self.context_length,
+        }
+
+
+def load_clip(name: str = DEFAULT, device: str = "cpu") -> ClipScorer:
+    """Load a scorer.
+
+    Args:
+        name: ``pocket``, ``MODEL/PRETRAINED`` as open_clip lists them (``ViT-L-14/openai``; PRETRAINED may be a file),
+            ``hf-hub:ORGANISATION/NAME``, or ``local-dir:FOLDER`` (also just FOLDER) in open_clip's layout.
+        device: a torch device.
+
+    Raises:
+        UserError: there is no such model, or its weights cannot be had.
+    """
+    model_name, pretrained = _resolve(name)
+    # OpenAI's weights were trained with QuickGELU.  open_clip only warns if the architecture was asked for without it,
+    # and then computes other scores.
+    config = get_pretrained_cfg(model_name, pretrained) if pretrained else None
+    quick = bool(config and config.get("quick_gelu"))
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            model_name, pretrained, device=device, force_quick_gelu=quick
+        )
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # open_clip, the hub client and torch each raise their own
+        logging.getLogger(__name__).debug("loading %s failed", name, exc_info=True)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the CLIP scorer {name!r} cannot be loaded: {reason}\n"
+            "Weights with a tag are fetched once over the network; without one give --clip pocket (only fit for pocket"
+            " scenes), --clip MODEL/FILE, or --clip local-dir:FOLDER."
+        ) from error
+    model.eval().requires_grad_(False)
+    length = int(getattr(tokenizer, "context_length", 0) or model.context_length)
+    return ClipScorer(name, model, preprocess, tokenizer, torch.device(device), weights_hash(model), length)
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    """Model name and pretrained tag for open_clip."""
+    if name == "pocket":
+        if not (POCKET_CLIP / "open_clip_config.json").is_file():
+            raise UserError(f"the pocket CLIP is not there: {POCKET_CLIP} has no open_clip_config.json")
+        return f"local-dir:{POCKET_CLIP}", None
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    if (Path(name) / "open_clip_config.json").is_file():
+        return f"local-dir:{name}", None
+    model, slash, pretrained = name.partition("/")
+    if not slash or not pretrained:
+        raise UserError(f"--clip {name!r} is not MODEL/PRETRAINED, such as {DEFAULT}, nor pocket, nor local-dir:FOLDER")
+    if model not in open_clip.list_models():
+        raise UserError(f"open_clip has no model {model!r}; an example is {DEFAULT}")
+    return model, pretrained

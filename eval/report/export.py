@@ -1,0 +1,270 @@
+"""A run in the forms that others read: Parquet with the pictures in it, loadable as Hugging Face data sets, and CSV."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cpam_bench.eval.analysis.leaderboard import leaderboard
+from cpam_bench.eval.metrics.metric import METRICS
+from cpam_bench.eval.scoring.score import read_protocol, read_scores
+from cpam_bench.eval.store.store import Edit, Store, Task
+from cpam_bench.imba.common.files import write_atomic, write_json, write_rows
+from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.errors import Damaged
+
+SHARD = 400_000_000
+"""Bytes of pictures in a Parquet file, roughly."""
+
+LEADERBOARD = {
+    "data_set": "name of the data set",
+    "data_fingerprint": "sha256 over the data set's records and files",
+    "samples": "how many samples the run has",
+    "backbone": "name of the diffusion model",
+    "resolution": "edge of the pictures in pixels",
+    "steps": "DDIM steps",
+    "seed": "of the run",
+    "pocket": "whether data or backbone are the small embedded ones, not to be set beside the paper's numbers",
+    "method": "label: a name, with the parameters that differ from their defaults",
+    "title": "of the method, as the paper's tables call it",
+    "reference": "whether it is a reference row that bounds the scale and no method of editing",
+    "metric": "name of the metric, or of a cost (seconds, inversion_seconds, peak_memory_mib)",
+    "better": "higher or lower",
+    "scorer": "model behind the metric, empty if it has none",
+    "weights_sha256": "of that model",
+    "mean": "over the samples that have a value, empty if none has",
+    "low": "lower end of the 95 % bootstrap interval; empty for costs, and where there is none",
+    "high": "upper end",
+    "n": "samples that the mean is over",
+    "failed": "edits of the method that failed",
+}
+"""Columns of the exported ``leaderboard.csv``: one row a method and metric, each with all that makes it comparable."""
+
+_COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
+
+
+def export(folder: str | Path, out: Path) -> list[str]:
+    """Write a run as a folder to share; returns a line for each file of the run that is damaged and left out.
+
+    ::
+
+        README.md                      the data set's card: two configurations, edits and samples, and the columns
+        data/edits-*.parquet           one row a method and sample: picture, parameters, costs, scores, or the error
+        data/samples-*.parquet         one row a sample: source, mask, truth, prompts, flags
+        leaderboard.csv                one row a method and metric, columns as in LEADERBOARD
+        paired.csv, scores.csv         as in the run
+        run.json, scores.json          how it was made and measured, without the command's paths
+
+    Args:
+        folder: of a scored run.
+        out: a new or empty folder, or an older export, which is replaced.
+
+    Raises:
+        UserError: the run is not scored, or ``out`` holds something else.
+        DiskFull: there is no room; an older export stays.
+    """
+    store, protocol = Store.open(folder), read_protocol(folder)
+    scores = read_scores(folder)
+    edits, damaged = store.edits()
+    tasks: dict[str, Task] = {}
+    for sample in store.run.samples:
+        try:
+            if task := store.read_task(sample):
+                tasks[sample] = task
+        except Damaged as error:
+            damaged.append(str(error))
+    with replacing(out, "export") as place:
+        parts = {
+            "edits": _write_edits(store, edits, tasks, scores, list(protocol["metrics"]), place),
+            "samples": _write_samples(store, tasks, place),
+        }
+        board = leaderboard([folder])
+        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(store, board.rows, protocol["metrics"]))
+        write_rows(place / "paired.csv", list(board.paired.columns), board.paired.itertuples(index=False))
+        write_rows(place / "scores.csv", list(scores.columns), scores.itertuples(index=False))
+        run = dataclasses.asdict(store.run)
+        del run["arguments"]  # which holds the paths of whoever ran it
+        write_json(place / "run.json", run)
+        write_json(place / "scores.json", protocol)
+        write_atomic(place / "README.md", _card(store, parts, board.title, damaged).encode())
+    return damaged
+
+
+# Parquet --------------------------------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+
+
+def _write_edits(
+    store: Store, edits: list[Edit], tasks: dict[str, Task], scores: pd.DataFrame, metrics: list[str], place: Path
+) -> dict[str, str]:
+    """Write the edits; returns column -> what it is."""
+    import datasets
+
+    values = scores.set_index(["method", "sample", "metric"])["value"].to_dict()
+    columns: dict[str, tuple[Any, str]] = {
+        "method": (datasets.Value("string"), "label of the method"),
+        "sample": (datasets.Value("string"), "id, as in the configuration samples"),
+        "kind": (datasets.Value("string"), "kind of edit"),
+        "target_prompt": (datasets.Value("string"), "what the edit is to show"),
+        "image": (datasets.Image(), "the edited picture (PNG as stored), none if the edit failed"),
+        "status": (datasets.Value("string"), "ok or failed"),
+        "error": (datasets.Value("string"), "of a failed edit"),
+        "parameters": (datasets.Value("string"), "of the method, JSON"),
+        "seed": (datasets.Value("uint32"), "that the method was given"),
+        "seconds": (datasets.Value("float64"), "wall time of the edit"),
+        "inversion_seconds": (datasets.Value("float64"), "wall time of the inversion that it used"),
+        "peak_memory_mib": (datasets.Value("float64"), "highest memory, if it could be measured"),
+    }
+    columns |= {
+        name: (datasets.Value("float64"), f"{METRICS[name].title}, {METRICS[name].direction} is better")
+        for name in metrics
+        if name in METRICS
+    }
+
+    def rows() -> Iterator[Row]:
+        for edit in edits:
+            task = tasks.get(edit.sample)
+            path = store.edit_path(edit.method, edit.sample)
+            found = {name: values.get((edit.method, edit.sample, name)) for name in columns if name in METRICS}
+            yield {
+                "method": edit.method,
+                "sample": edit.sample,
+                "kind": task.kind if task else None,
+                "target_prompt": task.target_prompt if task else None,
+                "image": _image(path) if edit.status == "ok" else None,
+                "status": edit.status,
+                "error": edit.error,
+                "parameters": json.dumps(edit.params, ensure_ascii=False),
+                "seed": edit.seed,
+                "seconds": edit.seconds,
+                "inversion_seconds": edit.inversion_seconds,
+                "peak_memory_mib": edit.peak_memory_mib,
+                # NaN is "not defined": in Parquet that is null.
+                **{name: None if value is None or value != value else value for name, value in found.items()},
+            }
+
+    size = sum(store.edit_path(edit.method, edit.sample).stat().st_size for edit in edits if edit.status == "ok")
+    return _write(rows, columns, place, "edits", size)
+
+
+def _write_samples(store: Store, tasks: dict[str, Task], place: Path) -> dict[str, str]:
+    """Write the samples; returns column -> what it is."""
+    import datasets
+
+    columns: dict[str, tuple[Any, str]] = {
+        "sample": (datasets.Value("string"), "id"),
+        "source": (datasets.Image(), "the picture as the methods saw it"),
+        "mask": (datasets.Image(), "the region to alter in white, none if there is no mask"),
+        "truth": (datasets.Image(), "what the edit should have led to, where the data set knows"),
+        "target_prompt": (datasets.Value("string"), "what the edit is to show"),
+        "source_prompt": (datasets.Value("string"), "caption of the source, where there is one"),
+        "object_prompt": (datasets.Value("string"), "the words of the prompt that name the object"),
+        "kind": (datasets.Value("string"), "kind of edit: replace, pose, background, add or remove"),
+        "altered": (datasets.Value("string"), "what is altered: foreground, object or background"),
+        "retain_object": (datasets.Value("bool"), "whether the object's identity is to be kept"),
+        "several_objects": (datasets.Value("bool"), "whether there are several objects, of which one is edited"),
+    }
+
+    def rows() -> Iterator[Row]:
+        for sample, task in tasks.items():
+            yield {
+                "sample": sample,
+                "source": _image(store.source_path(sample)),
+                "mask": _image(store.mask_path(sample)) if task.mask_sha256 else None,
+                "truth": _image(store.truth_path(sample)) if task.truth_sha256 else None,
+                **{name: getattr(task, name) for name in columns if name not in ("sample", "source", "mask", "truth")},
+            }
+
+    size = sum(store.source_path(sample).stat().st_size for sample in tasks)
+    return _write(rows, columns, place, "samples", size)
+
+
+def _image(path: Path) -> Row:
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def _write(
+    rows: Callable[[], Iterator[Row]], columns: dict[str, tuple[Any, str]], place: Path, name: str, size: int
+) -> dict[str, str]:
+    import datasets
+
+    features = datasets.Features({column: kind for column, (kind, _) in columns.items()})
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        # By way of a file and not of memory, since a run may well be larger.
+        with tempfile.TemporaryDirectory(dir=place.parent) as cache:
+            made = datasets.Dataset.from_generator(rows, features=features, cache_dir=cache)
+            shards = max(1, min(-(-size // SHARD), len(made)))
+            (place / "data").mkdir(exist_ok=True)
+            for shard in range(shards):
+                path = place / "data" / f"{name}-{shard:05d}-of-{shards:05d}.parquet"
+                made.shard(shards, shard, contiguous=True).to_parquet(path, batch_size=100)
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return {column: words for column, (_, words) in columns.items()}
+
+
+# tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _leaderboard(store: Store, rows: pd.DataFrame, protocol: dict[str, Any]) -> Iterator[list[Any]]:
+    run = store.run
+    head = [run.dataset["name"], run.dataset["fingerprint"], len(run.samples), run.backbone["name"]]
+    head += [run.backbone["resolution"], run.steps, run.seed, run.is_pocket]
+    for row in rows.to_dict("records"):
+        method = run.methods[row["method"]]
+        mine = [*head, row["method"], method["title"], not method["edits"]]
+        for name in protocol:
+            held = protocol[name]
+            better = METRICS[name].direction if name in METRICS else ""
+            numbers = [row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_n"], row["failed"]]
+            yield [*mine, name, better, held.get("scorer", ""), held.get("weights_sha256", ""), *numbers]
+        for name in _COSTS:
+            yield [*mine, name, "lower", "", "", row[name], float("nan"), float("nan"), row["n"], row["failed"]]
+
+
+def _card(store: Store, parts: dict[str, dict[str, str]], title: str, damaged: list[str]) -> str:
+    """The README that Hugging Face reads: its head says which files are which configuration."""
+    configs = "".join(
+        f"- config_name: {name}\n  data_files: data/{name}-*.parquet\n" + ("  default: true\n" if i == 0 else "")
+        for i, name in enumerate(parts)
+    )
+    tables = "\n".join(
+        f"## {name}\n\n| column | what it is |\n| --- | --- |\n"
+        + "".join(f"| `{column}` | {words} |\n" for column, words in columns.items())
+        for name, columns in [*parts.items(), ("leaderboard.csv", LEADERBOARD)]
+    )
+    methods = "".join(f"- {_code(label)}: {_plain(method['title'])}\n" for label, method in store.run.methods.items())
+    left_out = f"\nLeft out, since files of the run were damaged: {len(damaged)} records.\n" if damaged else ""
+    return (
+        f"---\npretty_name: cpam-bench run\ntags:\n- image-editing\n- benchmark\nconfigs:\n{configs}---\n\n"
+        f"# {_plain(title)}\n\n"
+        "Edits of a cpam-bench run with their scores. How they were made and measured (versions, weights' hashes, the"
+        " protocol of each metric) is in `run.json` and `scores.json`. The pictures are under the terms of the data set"
+        f" that they come from.\n\n"
+        "```python\nfrom datasets import load_dataset\n\n"
+        'edits = load_dataset("path/to/this/folder", "edits", split="train")\n'
+        'samples = load_dataset("parquet", data_files="path/to/this/folder/data/samples-*.parquet", split="train")\n'
+        f"```\n\nMethods:\n\n{methods}{left_out}\n{tables}\n"
+        "`paired.csv`: method, against, metric, difference (method − against on the same samples), low, high, n."
+        " `scores.csv`: method, sample, metric, value (empty where not defined).\n"
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that is neither Markdown nor HTML."""
+    return "".join(f"\\{c}" if c in r"\`*_[]<>|#&" else c for c in " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    line = " ".join(text.split())
+    return f"`` {line} ``" if "`" in line else f"`{line}`"

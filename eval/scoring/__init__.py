@@ -1,0 +1,1 @@
+"""From the pictures of a store to its scores."""

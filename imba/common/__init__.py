@@ -1,0 +1,1 @@
+"""What every package needs: files and folders written whole, places, hashes, plug-ins, labels."""

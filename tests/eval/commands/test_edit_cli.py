@@ -1,0 +1,148 @@
+"""``cpam-bench edit``, and ``data masks-check``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from paths import TINY
+from PIL import Image
+
+import cpam_bench.eval.commands.main
+from cpam_bench.imba.dataset import POCKET
+
+APPLE = POCKET / "images" / "replace-apple-to-orange.png"
+BOX = ("--box", "25,40,105,120")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cpam-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cpam_bench.eval.commands.main.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def edit(cli: Any) -> Any:
+    def call(
+        *more: object, image: Path = APPLE, prompt: str = "a photo of an orange on a beach"
+    ) -> tuple[int, str, str]:
+        fixed = ("--prompt", prompt, "--backbone", TINY, "--steps", "2", "--device", "cpu")
+        result: tuple[int, str, str] = cli("edit", image, *fixed, *more)
+        return result
+
+    return call
+
+
+def test_a_folder_holds_all_that_was_made_and_how(edit: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    more = ("--object-prompt", "an orange", "--compare", "masactrl:step=1,layer=2", "--mask-ops", "grow=2,fill")
+    code, printed, said = edit(*BOX, *more, "--show-target-mask", "--out", out)
+    assert code == 0 and "mask by grabcut" in said
+    names = {path.name for path in out.iterdir()}
+    assert {"source.png", "mask.png", "cpam.png", "sheet.png", "edit.json"} < names and len(names) == 6
+    assert set(printed.split()) == {str(out / name) for name in names}
+    record = json.loads((out / "edit.json").read_text())
+    assert record["mask"]["operations"] == ["grow=2", "fill"] and record["mask"]["inputs"] == {
+        "box": [25, 40, 105, 120]
+    }
+    assert record["kind"] == "replace" and list(record["methods"]) == ["cpam", "masactrl:layer=2,step=1"]
+    assert record["methods"]["cpam"]["parameters"]["guidance"] == 7.5
+    mask = np.asarray(Image.open(out / "mask.png"))
+    exact = np.asarray(Image.open(POCKET / "masks" / APPLE.name)) > 0
+    assert set(np.unique(mask)) == {0, 255} and (mask[exact] > 0).mean() > 0.95
+    # The sheet: source, region, two edits and CPAM's M_t.
+    assert Image.open(out / "sheet.png").width == 5 * 264 + 8
+    before = (out / "cpam.png").read_bytes()
+    assert edit(*BOX, *more, "--out", out)[0] == 2
+    assert edit(*BOX, *more, "--out", out, "--overwrite")[0] == 0
+    assert (out / "cpam.png").read_bytes() == before  # seeded
+
+
+def test_a_file_gets_the_edit_and_the_sheet_beside_it(edit: Any, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    Image.open(APPLE).convert("RGB").resize((200, 120)).save(wide)
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.pad(np.full((60, 60), 255, np.uint8), ((30, 30), (70, 70)))).save(mask)
+    out = tmp_path / "edit.jpg"
+    code, _, _ = edit("--mask", mask, "--kind", "remove", "--out", out, "--original-size", image=wide)
+    assert code == 0 and Image.open(out).size == (200, 120) and Image.open(out).format == "JPEG"
+    assert {path.name for path in tmp_path.iterdir()} == {"wide.png", "mask.png", "edit.jpg", "edit-sheet.png"}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ("--polygon", "30,50 100,50 100,110 30,110"),
+        ("--stroke", "64,60,64,100", "--brush", "40"),
+        ("--click", "64,80", "--click-off", "5,5"),
+        ("--select", "an apple"),
+    ],
+)
+def test_every_way_to_say_what_to_alter(edit: Any, way: tuple[str, ...], tmp_path: Path) -> None:
+    code, _, said = edit(*way, "--out", tmp_path / "out", "--kind", "background", "--retain")
+    assert code == 0, said
+    record = json.loads((tmp_path / "out" / "edit.json").read_text())
+    tools = {"--polygon": "polygon", "--stroke": "strokes", "--click": "grabcut", "--select": "cross-attention"}
+    assert record["mask"]["tool"] == tools[way[0]] and record["kind"] == "background"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--box", "25,40,105"), "--box '25,40,105' is not X0,Y0,X1,Y1"),
+        (("--click", "nan,4"), "is not X,Y"),
+        (("--click", "640,80"), "outside of the picture"),
+        (("--polygon", "1,2 3"), "is not X,Y,X,Y"),
+        (("--polygon", "1,2 3,4"), "three corners"),
+        ((*BOX, "--select", "a dog"), "not several"),
+        ((*BOX, "--mask-ops", "swell=2"), "unknown operation 'swell=2'"),
+        ((*BOX, "--mask-ops", "shrink=90"), "nothing is left"),
+        ((*BOX, "--method", "cpan"), "did you mean cpam"),
+        ((*BOX, "--compare", "masactrl:step=soon"), "does not fit"),
+        ((*BOX, "--mask-with", "/nowhere/sam"), "cannot be loaded"),
+        (("--mask", "/nowhere/mask.png"), "does not exist"),
+        (("--out", "picture.bmp"), "give a .png, a .jpg, or a folder"),
+        ((), "no mask"),
+    ],
+)
+def test_misuse_is_one_message_and_exit_code_2(
+    edit: Any, more: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = () if "--out" in more else ("--out", tmp_path / "out")
+    code, _, said = edit(*more, *out)
+    assert code == 2 and message in " ".join(said.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_picture(edit: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    code, _, said = edit(*BOX, "--out", tmp_path / "out", image=tmp_path / "text.png")
+    assert code == 2 and "cannot be read" in said
+    assert edit(*BOX, "--out", tmp_path / "out", image=tmp_path / "none.png")[0] == 2
+    assert edit(*BOX, "--out", tmp_path / "out", prompt=" ")[0] == 2
+
+
+def test_methods_that_need_no_mask_go_without(edit: Any, tmp_path: Path) -> None:
+    assert edit("--method", "masactrl", "--out", tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out" / "mask.png").exists()
+
+
+def test_masks_check_measures_and_draws(cli: Any, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.open(APPLE).convert("RGB").save(photos / "a.jpg")
+    code, printed, _ = cli("data", "masks-check", "--count", "3", "--photos", photos, "--out", tmp_path / "sheet.png")
+    assert code == 0 and "mean IoU" in printed and "a.jpg:" in printed
+    assert Image.open(tmp_path / "sheet.png").width > 400

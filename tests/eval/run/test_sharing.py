@@ -1,0 +1,271 @@
+"""What samples and runs share: edits in batches, one inversion a sample, and trajectories kept on disk."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from run_helpers import Brighten, FakeBackbone, described, editors, run_all, samples, write_dataset
+from test_executors import TINY, contents
+
+import cpam_bench.imba.dataset
+from cpam_bench.baselines.masactrl import MasaCtrl
+from cpam_bench.cpam import inversion
+from cpam_bench.cpam.attention import Together
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editor import CPAM
+from cpam_bench.cpam.inversion import Trajectory, invert
+from cpam_bench.cpam.sampling import reconstruct
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.run.cache import TrajectoryCache
+from cpam_bench.eval.run.executors import Executor, Processes, Serial
+from cpam_bench.eval.run.worker import Recipe, halving
+from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.imba.sample import Sample
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone.load(str(TINY))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> cpam_bench.imba.dataset.Dataset:
+    return cpam_bench.imba.dataset.load(str(write_dataset(tmp_path_factory.mktemp("data") / "set", count=3)))
+
+
+@pytest.fixture(scope="module")
+def sources(backbone: Backbone, data: cpam_bench.imba.dataset.Dataset) -> list[Source]:
+    return [Source(sample, backbone, STEPS) for sample in data]
+
+
+# batches --------------------------------------------------------------------------------------------------------------
+
+
+def close(together: torch.Tensor, alone: Sequence[torch.Tensor]) -> None:
+    for one, other in zip(together.split(1), alone, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
+
+
+def test_inversion_and_reconstruction_together_are_those_of_each(backbone: Backbone, sources: list[Source]) -> None:
+    both = invert(backbone, torch.cat([source.latents for source in sources]), STEPS)
+    for level in range(STEPS + 1):
+        close(both.latents[level], [source.trajectory.latents[level] for source in sources])
+    assert [len(one.latents) for one in both.split()] == [STEPS + 1] * 3
+    again = Trajectory.together(both.split())
+    assert all(torch.equal(a, b) for a, b in zip(again.latents, both.latents, strict=True))
+    close(reconstruct(backbone, both), [reconstruct(backbone, source.trajectory) for source in sources])
+
+
+@pytest.mark.parametrize("editor", [CPAM(), CPAM(refine=True, normal_layers=0.5), MasaCtrl(step=1), None])
+def test_edits_together_are_those_of_each(
+    backbone: Backbone, data: cpam_bench.imba.dataset.Dataset, sources: list[Source], editor: Any
+) -> None:
+    def controls() -> list[Any]:
+        if isinstance(editor, CPAM):
+            return [editor.control(*each) for each in zip(data, sources, (1, 2, 3), strict=True)]
+        return [editor.control(*each) if editor else None for each in zip(data, sources, strict=True)]
+
+    prompts = [f"{sample.target_prompt} {i}" for i, sample in enumerate(data)]
+    alone = [
+        denoise(backbone, source.trajectory, prompt, control=control)
+        for source, prompt, control in zip(sources, prompts, controls(), strict=True)
+    ]
+    trajectory = Trajectory.together([source.trajectory for source in sources])
+    control = Together(controls()) if editor else None
+    together = denoise(backbone, trajectory, prompts, control=control)
+    close(together, alone)
+    assert not torch.allclose(together[0], together[1], rtol=0.1)  # so that a mix-up would show
+
+
+class Tiny:
+    labels = ("identity", "reconstruction", "ddim", "masactrl:step=1", "cpam")
+
+    def __init__(self, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone, cache: TrajectoryCache | None = None):
+        self.data, self.backbone = data, backbone
+        self.editors = dict(registry.make(label) for label in self.labels)
+        load = functools.partial(Backbone.load, str(TINY))
+        self.recipe = Recipe(self.editors, load, backbone.fingerprint, 3, 0, threads=1, cache=cache)
+
+    def run(self, folder: Path, executor: Executor | None = None, batch: int = 2) -> Store:
+        run = runner.describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
+        run = replace(run, batch=batch)
+        executor = executor or Serial(self.recipe.with_backbone(self.backbone), 1)
+        with locked(folder):
+            store = Store.create_or_resume(folder, run)
+            assert (
+                runner.run(store, self.data.samples, self.editors, self.backbone, executor=executor, progress=False)
+                == []
+            )
+        return store
+
+
+def test_batches_have_the_same_bits_wherever_and_whenever_they_are_made(
+    tmp_path: Path, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone
+) -> None:
+    tiny = Tiny(data, backbone)
+    whole = tiny.run(tmp_path / "whole")
+    expected = contents(whole.folder)
+    assert contents(tiny.run(tmp_path / "processes", Processes(tiny.recipe, 2)).folder) == expected
+    ids = [sample.id for sample in data]
+    for label, id in (("cpam", ids[0]), ("ddim", ids[1]), ("masactrl:step=1", ids[2])):
+        whole.edit_path(label, id).unlink()
+    assert contents(tiny.run(whole.folder).folder) == expected
+
+
+def test_each_sample_is_inverted_once(
+    tmp_path: Path, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inverted = []
+    real = inversion.invert
+
+    def counting(backbone: Any, latents: torch.Tensor, *more: Any) -> Trajectory:
+        inverted.append(len(latents))
+        return real(backbone, latents, *more)
+
+    monkeypatch.setattr("cpam_bench.eval.run.worker.invert", counting)
+    monkeypatch.setattr("cpam_bench.cpam.source.invert", counting)
+    store = Tiny(data, backbone).run(tmp_path / "run")
+    assert inverted == [2, 1]
+    how = [(edit.sample, edit.inversion) for edit in store.edits()[0]]
+    assert [[kind for id, kind in how if id == sample.id] for sample in data] == [
+        ["", "computed", "shared", "shared", "shared"]
+    ] * 3
+
+
+@dataclass(frozen=True)
+class Hungry(Brighten):
+    """Has room for ``room`` samples at a time."""
+
+    room: int = 2
+    poisoned: bool = False
+
+    def edit_many(self, samples: list[Sample], sources: list[Any], seeds: list[int]) -> list[Image.Image]:
+        if len(samples) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if self.poisoned:
+            raise RuntimeError("one of them is bad")
+        return [self.edit(*each) for each in zip(samples, sources, seeds, strict=True)]
+
+
+def test_too_little_memory_halves_the_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = run_all(tmp_path / "alone", editors(Hungry()), samples(5))
+    assert alone == []
+    assert run_all(tmp_path / "batch", editors(Hungry()), samples(5), batch=5) == []
+    said = capsys.readouterr().err
+    assert "out of memory editing by brighten 5 samples together: going on with 2 at a time" in said
+    assert "3 samples together: going on with 1 at a time" in said
+    assert contents(tmp_path / "alone") == contents(tmp_path / "batch")
+
+
+def test_no_room_for_one_is_an_error() -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    notes: list[str] = []
+    with pytest.raises(torch.OutOfMemoryError):
+        halving([1, 2, 3, 4], work, notes.append, "editing")
+    assert len(notes) == 2
+
+
+def test_what_fails_together_is_made_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = editors(Hungry(poisoned=True))
+    assert run_all(tmp_path, chosen, samples(2), batch=2) == []
+    assert "s0, s1 together: RuntimeError: one of them is bad; going on one by one" in capsys.readouterr().err
+    assert sum(edit.status == "ok" for edit in Store.open(tmp_path).edits()[0]) == 2
+
+
+def test_another_batch_is_refused() -> None:
+    one, two = (described(editors(Brighten()), samples(1), batch=batch) for batch in (1, 2))
+    assert one.differences(two) == ["batch: 1 -> 2"]
+    assert FakeBackbone.resolution == one.backbone["resolution"]
+
+
+# the cache ------------------------------------------------------------------------------------------------------------
+
+
+def latents(seed: int) -> list[torch.Tensor]:
+    return list(torch.randn(5, 1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)).unbind())
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_cache_gives_back_the_bits(tmp_path: Path) -> None:
+    cache = TrajectoryCache(tmp_path, 10**9)
+    assert cache.get({"image": "a"}, 4, CPU) is None
+    cache.put({"image": "a"}, latents(0), 1.25)
+    found, seconds = cache.get({"image": "a"}, 4, CPU) or ([], 0)
+    assert seconds == 1.25 and all(torch.equal(a, b) for a, b in zip(found, latents(0), strict=True))
+    assert cache.get({"image": "b"}, 4, CPU) is None
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
+def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    cache = TrajectoryCache(tmp_path, 10**9)
+    cache.put({}, latents(0), 1.0)
+    (path,) = tmp_path.glob("*/*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes({"cut": data[:200], "flip": data, "empty": b"", "other": b"a picture, say" * 9}[damage])
+    assert cache.get({}, 4, CPU) is None
+    assert "is damaged" in caplog.text
+    cache.put({}, latents(0), 1.0)
+    assert cache.get({}, 4, CPU) is not None
+
+
+def test_the_cache_stays_within_its_size(tmp_path: Path) -> None:
+    size = 4 * 5 * 4 * 8 * 8
+    cache = TrajectoryCache(tmp_path, 3 * size + 3000)
+    for i in range(3):
+        cache.put({"i": i}, latents(i), 1.0)
+        time_of(tmp_path, i)
+    assert cache.get({"i": 0}, 4, CPU) is not None  # now used last
+    cache.put({"i": 3}, latents(3), 1.0)
+    assert [cache.get({"i": i}, 4, CPU) is not None for i in range(4)] == [True, False, True, True]
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) <= cache.limit
+
+
+def time_of(folder: Path, age: int) -> None:
+    """Make the newest entry look as if it had been used a while ago."""
+    import os
+
+    newest = max(folder.rglob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    os.utime(newest, (1000 + age, 1000 + age))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    TrajectoryCache(tmp_path / "file", 10**9).put({}, latents(0), 1.0)
+    assert "cannot be written" in caplog.text
+
+
+def test_a_run_out_of_the_cache_is_the_same_run(
+    tmp_path: Path, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = TrajectoryCache(tmp_path / "cache", 10**9)
+    tiny = Tiny(data, backbone, cache)
+    first = tiny.run(tmp_path / "first")
+    assert (cache.hits, cache.misses) == (0, 3)
+    second = tiny.run(tmp_path / "second")
+    assert cache.hits == 3
+    assert "inversions: 3 from the cache, 0 computed" in capsys.readouterr().err
+    assert contents(first.folder) == contents(second.folder)
+    kinds = {edit.inversion for edit in second.edits()[0]}
+    assert kinds == {"", "cached", "shared"}
+    assert all(edit.inversion_seconds > 0 for edit in second.edits()[0] if edit.inversion)
+    # What decides the bits, decides the entry.
+    tiny.run(tmp_path / "alone", batch=1)
+    assert (cache.hits, cache.misses) == (4, 5)  # the third sample was alone before, too

@@ -1,0 +1,408 @@
+"""The paper's tables, alone and beside a run made by hand, whose every number can be worked out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+from paths import ROOT
+from run_helpers import Brighten, Noise, editors, run_all, samples
+from study_runs import make_run
+from typer.testing import CliRunner
+
+from cpam_bench.cpam.editing import Capabilities
+from cpam_bench.eval.analysis.leaderboard import leaderboard
+from cpam_bench.eval.commands.main import app
+from cpam_bench.eval.tables import tables
+from cpam_bench.imba.common.files import write_json, write_rows
+from cpam_bench.imba.errors import UserError
+
+# As printed in the paper.
+TABLE_1 = """
+SDEdit ✗ ✗ ✓ ✗ ✗
+MasaCtrl ✓ ✗ ✓ ✓ ✗
+PnP ✗ ✗ ✗ ✗ ✗
+FPE ✗ ✗ ✗ ✗ ✗
+DiffEdit ✓ ✗ ✓ ✓ ✗
+Pix2Pix-Zero ✗ ✗ ✗ ✗ ✗
+LEDITS++ ✓ ✗ ✓ ✓ ✗
+Imagic_(FT) ✗ ✗ ✗ ✗ ✗
+CPAM ✓ ✓ ✓ ✓ ✓
+"""
+TABLE_2 = """
+SDEdit 28.19 0.338
+MasaCtrl 28.82 0.223
+PnP 29.03 0.162
+FPE 29.02 0.152
+DiffEdit 28.58 <u>0.148</u>
+Pix2Pix-Zero 27.01 0.186
+LEDITS++ 28.74 **0.141**
+Imagic_(FT) **30.34** 0.420
+CPAM <u>29.26</u> 0.149
+"""
+TABLE_3 = """
+SDEdit 3.63 3.19 3.38 2.42
+MasaCtrl 4.01 4.17 4.32 3.11
+PnP <u>4.61</u> 4.49 4.20 2.63
+FPE 4.50 4.44 4.33 2.53
+DiffEdit 4.58 4.57 4.40 3.13
+Pix2Pix-Zero 2.11 4.23 1.84 1.93
+LEDITS++ 4.38 <u>4.95</u> <u>4.57</u> 3.26
+Imagic_(FT) 3.74 3.48 4.30 **4.82**
+CPAM **4.72** **5.09** **4.69** <u>3.30</u>
+"""
+
+
+@dataclass(frozen=True)
+class FakeCPAM(Brighten):
+    name: ClassVar[str] = "cpam"
+    title: ClassVar[str] = "CPAM"
+
+
+@dataclass(frozen=True)
+class FakeMasaCtrl(Noise):
+    name: ClassVar[str] = "masactrl"
+    title: ClassVar[str] = "MasaCtrl"
+
+
+@dataclass(frozen=True)
+class FakePnP(Brighten):
+    name: ClassVar[str] = "pnp"
+    title: ClassVar[str] = "PnP"
+
+
+@dataclass(frozen=True)
+class Own(Brighten):
+    """Called as one of the paper's methods on the command line, but it is another."""
+
+    name: ClassVar[str] = "FPE"
+    title: ClassVar[str] = "FPE, my own"
+
+
+@dataclass(frozen=True)
+class Reference(Brighten):
+    name: ClassVar[str] = "identity"
+    title: ClassVar[str] = "Identity (source)"
+    edits: ClassVar[bool] = False
+
+
+VALUES = {
+    "cpam": ([20.0, 30.0, 40.0, 50.0], [0.1, 0.2, 0.3, 0.4]),
+    "masactrl": ([40.0, 40.0, 40.0, 40.0], [0.5, 0.5, 0.5, 0.5]),
+    "pnp": ([10.0, 11.0, 12.0, 13.0], [0.2, 0.2, 0.2, 0.204]),
+    "cpam:amount=40": ([90.0, 90.0, 90.0, 90.0], [0.01, 0.01, 0.01, 0.01]),
+    "FPE": ([1.0, 1.0, 1.0, 1.0], [0.9, 0.9, 0.9, 0.9]),
+    "identity": ([5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "fake"
+    chosen = editors(FakeCPAM(), FakeMasaCtrl(), FakePnP(), FakeCPAM(40), Own(), Reference())
+    kinds = ["replace", "replace", "remove", "remove"]
+    todo = [
+        replace(s, kind=kind, retain_object=i == 0) for i, (s, kind) in enumerate(zip(samples(4), kinds, strict=True))
+    ]
+    assert run_all(folder, chosen, todo) == []
+    rows = [
+        (label, f"s{i}", metric, value)
+        for label, columns in VALUES.items()
+        for metric, values in zip(("clip_score", "lpips_background"), columns, strict=True)
+        for i, value in enumerate(values)
+    ]
+    write_rows(folder / "scores.csv", ["method", "sample", "metric", "value"], rows)
+    metrics = {"clip_score": {"scorer": "pocket"}, "lpips_background": {"scorer": "LPIPS AlexNet v0.1"}}
+    write_json(folder / "scores.json", {"metrics": metrics})
+    return folder
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of Markdown tables, heads and rules left out, all of one width."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in rows}) == 1
+    rules = [i for i, row in enumerate(rows) if row[0] == "---"]
+    return [row for i, row in enumerate(rows) if i not in rules and i + 1 not in rules]
+
+
+def expected(text: str) -> list[list[str]]:
+    return [[cell.replace("_", " ") for cell in line.split()] for line in text.strip().splitlines()]
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["table", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def check_latex(text: str) -> list[list[str]]:
+    """That environments and braces close and all rows are of one width; returns the rows."""
+    assert re.findall(r"\\begin\{(.+?)\}", text) == re.findall(r"\\end\{(.+?)\}", text)[::-1]
+    bare = re.sub(r"\\[{}&%$#_]", "", text)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    assert text.isascii()
+    width = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    rows = [re.split(r"(?<!\\) & ", line.removesuffix(r" \\")) for line in body.splitlines() if line.endswith(r"\\")]
+    rows = [row for row in rows if r"\multicolumn" not in " ".join(row)]
+    assert {len(row) for row in rows} == {width}
+    return rows
+
+
+# published ------------------------------------------------------------------------------------------------------------
+
+
+def test_published_tables_are_those_of_the_paper_to_the_digit() -> None:
+    assert cells(tables.render(tables.table1({}), "md")) == expected(TABLE_1)
+    assert cells(invoke(2)) == expected(TABLE_2)
+    assert cells(invoke(3)) == expected(TABLE_3)
+
+
+@pytest.mark.parametrize(("number", "printed"), [(2, TABLE_2), (3, TABLE_3)])
+def test_published_latex_has_the_same_numbers_and_marks(number: int, printed: str) -> None:
+    text = invoke(number, "--format", "latex")
+    rows = [" & ".join(row) for row in check_latex(text)[1:]]
+    wanted = [" & ".join(row) for row in expected(printed)]
+    wanted = [re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", row) for row in wanted]
+    assert rows == [re.sub(r"<u>(.+?)</u>", r"\\underline{\1}", row) for row in wanted]
+    assert r"\toprule" in text and "Imagic is the fine-tuning method" in text
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_published_csv_is_the_file_itself(number: int) -> None:
+    file = next(tables.PAPER.glob(f"table{number}_*.csv"))
+    assert invoke(number, "--format", "csv") == file.read_text()
+
+
+def test_there_is_one_copy_of_the_published_tables() -> None:
+    assert (ROOT / "results" / "paper").resolve() == tables.PAPER.resolve()
+
+
+def test_where_the_papers_marks_are_not_its_numbers_the_table_says_so() -> None:
+    lpips = tables.published(2).set_index("method")["lpips_background"].astype(float).nsmallest(2)
+    assert lpips.index[1] == "DiffEdit" and "0.148 (DiffEdit)" in invoke(2)
+    realistic = tables.published(3).set_index("method")["realistic"].astype(float).nlargest(2)
+    assert realistic.index[1] == "LEDITS++" and "4.57 (LEDITS++)" in invoke(3)
+
+
+# Table 1 --------------------------------------------------------------------------------------------------------------
+
+
+def test_declared_capabilities_stand_beside_the_published_ones() -> None:
+    text = invoke(1)
+    rows = {row[0]: row[1:] for row in cells(text)}
+    for method, *published in expected(TABLE_1):
+        assert rows[method][:5] == published
+    assert len(rows["CPAM"]) == 10 and "–" not in rows["CPAM"] and "–" not in rows["MasaCtrl"]
+    assert rows["cpam-release"][:5] == ["–"] * 5 and "–" not in rows["cpam-release"][5:]
+    assert "identity" not in rows
+    check_latex(invoke(1, "--format", "latex"))
+
+
+def test_a_declaration_that_differs_is_marked() -> None:
+    class Boastful(FakeMasaCtrl):
+        capabilities = Capabilities(local_edit=True, object_removal=True, caption_free=True, mask_control=True)
+
+    table = tables.table1({"masactrl": Boastful}, {"other": "method 'other' cannot be loaded"})
+    text = tables.render(table, "md")
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert rows["MasaCtrl"] == ["✓", "✗", "✓", "✓", "✗", "✓", "**✓ ≠**", "✓", "✓", "✗"]
+    assert text.count("≠**") == 1
+    assert "- MasaCtrl, Obj. Removal: ✗ in the paper, ✓ here" in text and "'other' cannot be loaded" in text
+    assert r"\textbf{$\checkmark$ $\neq$}" in tables.render(table, "latex")
+    data = pd.read_csv(io.StringIO(tables.render(table, "csv"))).set_index("method")
+    assert data.loc["MasaCtrl", "differs"] == "object_removal"
+    assert (data.loc["MasaCtrl", "object_removal"], data.loc["MasaCtrl", "object_removal_declared"]) == ("no", "yes")
+
+
+# Table 2 --------------------------------------------------------------------------------------------------------------
+
+
+def test_differences_ranks_and_tau(run: Path) -> None:
+    data = tables.table2_beside(run).data.set_index("method")
+    assert list(data.index)[:9] == [row[0].removesuffix(" (FT)") for row in expected(TABLE_2)]
+    means = {"CPAM": 35.0, "MasaCtrl": 40.0, "PnP": 11.5}
+    means |= {"cpam:amount=40": 90.0, "FPE (not the paper's)": 1.0, "identity": 5.0}
+    assert data["clip_score"].dropna().to_dict() == means
+    assert data.loc["CPAM", "clip_score_difference"] == pytest.approx(35 - 29.26)
+    assert data.loc["PnP", "lpips_background_difference"] == pytest.approx(0.201 - 0.162)
+    # By CLIPScore the paper has CPAM, PnP, MasaCtrl; measured MasaCtrl, CPAM, PnP: one pair of three agrees.
+    ranks = data.loc[["CPAM", "PnP", "MasaCtrl"], ["clip_score_rank", "clip_score_rank_published"]]
+    assert ranks.to_numpy().tolist() == [[2, 1], [3, 2], [1, 3]]
+    assert data["clip_score_rank"].count() == 3
+    assert data["clip_score_tau"].to_numpy() == pytest.approx(np.full(12, -1 / 3))
+    # By LPIPS the paper has CPAM, PnP, MasaCtrl; measured PnP, CPAM, MasaCtrl: two of three.
+    assert list(data.loc[["CPAM", "PnP", "MasaCtrl"], "lpips_background_rank"]) == [2, 1, 3]
+    assert data["lpips_background_tau"].to_numpy() == pytest.approx(np.full(12, 1 / 3))
+    assert set(data["clip_score_tau_methods"]) == {3}
+
+
+def test_means_and_intervals_are_the_leaderboards(run: Path) -> None:
+    board = leaderboard([run]).rows.set_index("method")
+    data = tables.table2_beside(run).data.dropna(subset=["label"]).set_index("label")
+    assert set(data.index) == set(board.index)
+    for metric in ("clip_score", "lpips_background"):
+        for column in (metric, f"{metric}_low", f"{metric}_high", f"{metric}_n"):
+            assert data[column].to_dict() == board[column].to_dict()
+
+
+def test_what_the_paper_does_not_have_stands_below_without_a_published_value(run: Path) -> None:
+    text = invoke(2, run)
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert list(rows)[9:] == ["cpam:amount=40", "FPE (not the paper's)", "identity (reference)", "Kendall's tau"]
+    assert rows["cpam:amount=40"] == [
+        "4",
+        "–",
+        "**90.00** [90.00, 90.00]",
+        "–",
+        "–",
+        "–",
+        "**0.010** [0.010, 0.010]",
+        "–",
+        "–",
+    ]
+    assert rows["FPE"] == ["–", "29.02", "–", "–", "–", "0.152", "–", "–", "–"]
+    assert rows["CPAM"][:2] == ["4", "<u>29.26</u>"] and rows["CPAM"][3:5] == ["+5.74", "2 (1)"]
+    assert rows["MasaCtrl"][2] == "<u>40.00</u> [40.00, 40.00]"
+    assert rows["identity (reference)"][6] == "0.000 [0.000, 0.000]"  # the lowest, and yet not marked
+    assert rows["Kendall's tau"][4] == "−0.33 (n = 3, p = 1.00)"
+
+
+@pytest.mark.parametrize("format", ["md", "csv", "latex"])
+def test_the_table_itself_says_what_differs_from_the_paper(run: Path, format: str) -> None:
+    text = invoke(2, run, "--format", format)
+    statement = next(line for line in text.splitlines() if "Measured (differs in data set, backbone, steps)" in line)
+    for part in ("test (4 samples)", "backbone fake (64 px)", "steps 5", "CLIP pocket", "IMBA (104 samples)", "SD 1.5"):
+        assert part in statement
+    assert "not comparable with the paper's" in statement and "LPIPS AlexNet v0.1, masked" in statement
+    if format == "md":
+        assert "| CLIPScore ↑: paper | CLIPScore ↑: pocket [95 %] |" in text
+        assert text.startswith("**Table 2:**") and statement == text.splitlines()[0]
+    elif format == "latex":
+        assert statement.startswith(r"\caption{")
+        check_latex(text)
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert len(rows) == 12 and len({row["protocol"] for row in rows}) == 1
+
+
+def test_the_papers_own_protocol_is_recognised(run: Path, tmp_path: Path) -> None:
+    described = json.loads((run / "run.json").read_text())
+    described["dataset"] |= {"name": "IMBA", "pocket": False}
+    described["backbone"] |= {"name": "sd15", "resolution": 512, "pocket": False}
+    described |= {"steps": 50, "samples": [f"s{i}" for i in range(104)]}
+    write_json(tmp_path / "run.json", described)
+    for name in ("scores.csv", "scores.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    caption = tables.table2_beside(tmp_path).caption
+    assert "Measured (agrees where the paper says)" in caption and "not comparable" not in caption
+
+
+def test_two_editors_of_one_title_are_both_not_matched() -> None:
+    titles = {"a": "PnP", "b": "PnP", "cpam:amount=1": "CPAM", "masactrl": "MasaCtrl"}
+    matched, notes = tables._match(titles, ["MasaCtrl", "PnP", "CPAM"])
+    assert matched == {"MasaCtrl": "masactrl"} and "a, b" in notes[0]
+
+
+def test_without_two_common_methods_there_is_no_tau(tmp_path: Path) -> None:
+    run_all(tmp_path / "one", editors(FakeCPAM(40), FakePnP()), samples(1))
+    scored = [(m, "s0", x, 1.0) for m in ("cpam:amount=40", "pnp") for x in ("clip_score", "lpips_background")]
+    write_rows(tmp_path / "one" / "scores.csv", ["method", "sample", "metric", "value"], scored)
+    write_json(tmp_path / "one" / "scores.json", {"metrics": {"clip_score": {}, "lpips_background": {}}})
+    rows = {row[0]: row[1:] for row in cells(invoke(2, tmp_path / "one"))}
+    assert rows["Kendall's tau"][4] == "– (n = 1)"
+    assert rows["PnP"][:5] == ["1", "29.03", "**1.00**", "−28.03", "1 (1)"]  # one value has no interval
+    assert np.isnan(tables.table2_beside(tmp_path / "one").data["clip_score_tau"]).all()
+
+
+def test_slices(run: Path) -> None:
+    data = tables.table2_beside(run, "kind").data.set_index(["slice", "method"])["clip_score"]
+    assert (data["replace", "CPAM"], data["remove", "CPAM"]) == (25.0, 45.0)
+    text = invoke(2, run, "--slice", "retain")
+    assert "**object retained (1 samples)**" in text and "**object not retained (3 samples)**" in text
+    assert "the published numbers all" in text.splitlines()[0]
+    assert len(cells(text)) == 2 * 13
+    assert "one object (4 samples)" in invoke(2, run, "--slice", "several", "--format", "latex")
+
+
+# Table 3 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
+    rng = np.random.default_rng(0)
+    questions = list(tables.published(3).columns[1:])
+    rows = [
+        (f"r{r}", method, f"s{s}", question, int(rng.integers(1, 7)))
+        for r in range(4)
+        for method in ("cpam", "Imagic", "cpam:t=5")
+        for s in range(5)
+        for question in questions
+    ]
+    write_rows(tmp_path / "ratings.csv", ["rater", "method", "sample", "question", "rating"], rows)
+    return tmp_path / "ratings.csv"
+
+
+def test_a_study_beside_the_published_one(ratings: Path) -> None:
+    text = invoke(3, ratings)
+    rows = {row[0]: row[1:] for row in cells(text)}
+    raw = pd.read_csv(ratings)
+    mean = raw[(raw["method"] == "cpam") & (raw["question"] == "object_retention")]["rating"].mean()
+    assert rows["CPAM"][0] == "**4.72**" and f"{mean:.2f}" in rows["CPAM"][4] and "±" in rows["CPAM"][4]
+    assert rows["Imagic (FT)"][3] == "**4.82**" and "±" in rows["Imagic (FT)"][7]
+    assert rows["cpam:t=5"][:4] == ["-"] * 4 and "±" in rows["cpam:t=5"][4]
+    assert "This study: 4 raters, 5 images a method" in text.splitlines()[0] and "20 raters" in text.splitlines()[0]
+    check_latex(invoke(3, ratings, "--format", "latex"))
+    data = pd.read_csv(io.StringIO(invoke(3, ratings, "--format", "csv")))
+    chosen = data[(data["source"] == "this study") & (data["method"] == "cpam")].set_index("question")
+    assert chosen.loc["object_retention", "mean"] == pytest.approx(mean)
+    assert (data["source"] == "published").sum() == 36 and data["protocol"].nunique() == 1
+
+
+def test_a_studys_folder_says_what_was_edited(tmp_path: Path) -> None:
+    pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
+    from cpam_bench.eval.study import design
+
+    made = make_run(tmp_path / "run", ["cpam", "masactrl"], 2)
+    design.init([made], tmp_path / "study", 2, 2)
+    assert "; data set scenes, backbone none" in tables._runs_of(tmp_path / "study")
+    made.rename(tmp_path / "elsewhere")
+    assert "no longer there" in tables._runs_of(tmp_path / "study")
+
+
+# misuse ---------------------------------------------------------------------------------------------------------------
+
+
+def test_misuse_is_told(run: Path, tmp_path: Path) -> None:
+    cases: list[tuple[list[object], str]] = [
+        ([1, run], "takes no folder"),
+        ([2, "--slice", "kind"], "give it with a run"),
+        ([3, run, "--slice", "kind"], "give it with a run"),
+        ([2, tmp_path], "no run.json"),
+        ([3, tmp_path / "none"], "neither a study's folder"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(UserError, match=message):
+            invoke(*arguments)
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(UserError, match="cpam-bench score"):
+        invoke(2, tmp_path)
+    (tmp_path / "scores.csv").write_bytes((run / "scores.csv").read_bytes())
+    write_json(tmp_path / "scores.json", {"metrics": {"clip_score": {}}})
+    with pytest.raises(UserError, match="no lpips_background"):
+        invoke(2, tmp_path)
+
+
+def test_out_writes_the_file(tmp_path: Path) -> None:
+    invoke(2, "--out", tmp_path / "new" / "table2.md")
+    assert (tmp_path / "new" / "table2.md").read_text() == invoke(2)
