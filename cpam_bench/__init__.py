@@ -1,9 +1,50 @@
 """Benchmark of text-guided editing of real images, around IMBA.
 
 The packages are the folders ``imba``, ``cpam``, ``baselines`` and ``eval`` of the repository, installed under this
-name, because a user's own ``eval.py`` must never be taken for ours.
+name, because a user's own ``eval.py`` must never be taken for ours.  What most programs need is here; nothing is
+imported before it is asked for.
 """
 
-import importlib.metadata
+from __future__ import annotations
 
-__version__ = importlib.metadata.version("cpam-bench")
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cpam_bench.cpam.attention import AttentionControl
+    from cpam_bench.cpam.editing import Editor, parameter
+    from cpam_bench.cpam.editor import CPAM
+    from cpam_bench.eval.analysis.leaderboard import leaderboard
+    from cpam_bench.eval.metrics.metric import Metric
+    from cpam_bench.eval.run.execute import execute as run
+    from cpam_bench.eval.scoring.score import score
+    from cpam_bench.imba.dataset import load
+    from cpam_bench.imba.sample import Sample
+
+    __version__: str
+
+_PLACES = {
+    "AttentionControl": "cpam.attention",
+    "CPAM": "cpam.editor",
+    "Editor": "cpam.editing",
+    "Metric": "eval.metrics.metric",
+    "Sample": "imba.sample",
+    "leaderboard": "eval.analysis.leaderboard",
+    "load": "imba.dataset",
+    "parameter": "cpam.editing",
+    "run": "eval.run.execute:execute",
+    "score": "eval.scoring.score",
+}
+
+__all__ = ["CPAM", "AttentionControl", "Editor", "Metric", "Sample", "leaderboard", "load", "parameter", "run", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cpam-bench")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, renamed = _PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)

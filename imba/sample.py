@@ -5,20 +5,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.kinds import Altered, Kind
 from cpam_bench.imba.masking.made import Origin
 
-Kind = Literal["replace", "pose", "background", "remove", "add"]
-"""The kinds of edit of section 4.4: replace an object, change its pose or view, alter the background, remove an object,
-modify a region or add an item."""
-
-Altered = Literal["foreground", "object", "background"]
-"""What the release's field ``object`` says is altered."""
+__all__ = ["Altered", "Kind", "Sample", "read_picture"]
 
 
 @dataclass(frozen=True)

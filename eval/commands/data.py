@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from cpam_bench.eval.commands import masks as cli_masks
 from cpam_bench.eval.commands.options import split_names
-from cpam_bench.imba.dataset import Dataset, Problem, load, summarize, validate
+from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cpam_bench.imba.dataset import Dataset, Problem
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, check it, and build one.")
 
 PAPER = {"samples": 104, "object retained": 43, "foreground": 97, "background": 7}
 """What Section 5.2 of the paper counts in IMBA; its 97 "object modifications" stand beside "foreground"."""
+
+FLOOR = 0.8
+"""Mean IoU that clicks on pocket objects must reach."""
 
 DatasetName = Annotated[
     str, typer.Argument(metavar="DATASET", help="pocket, or a folder with data.json, images/ and masks/.")
@@ -31,6 +36,11 @@ def info(dataset: DatasetName) -> None:
 
     Files are looked for but not opened; validate opens them.
     """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from cpam_bench.imba.dataset import load
+
     data = load(dataset)
     console = Console(soft_wrap=True, highlight=False)
     images = {sample.image for sample in data}
@@ -46,6 +56,8 @@ def info(dataset: DatasetName) -> None:
 @app.command("validate")
 def validate_command(dataset: DatasetName) -> None:
     """Open every file and list every problem; exit code 1 if a sample cannot be edited or scored."""
+    from cpam_bench.imba.dataset import load, validate
+
     data = load(dataset)
     problems = validate(data)
     # Neither wrapped nor marked up, so that a line is a problem and grep works.
@@ -73,6 +85,8 @@ def build(
     An image is found by its name, else by its stem under another extension. Exit code 1 if anything is missing from
     the result; run it again with what was missing to complete it.
     """
+    from rich.console import Console
+
     from cpam_bench.imba.build import build as build_imba
 
     report = build_imba(tedbench, annotations, out, masks)
@@ -122,11 +136,79 @@ def pocket(
     typer.echo(f"{out}: {len(tasks)} samples")
 
 
-app.command("masks-check")(cli_masks.masks_check)
-app.command()(cli_masks.annotate)
+@app.command("masks-check")
+def masks_check(
+    count: Annotated[int, typer.Option(min=1, help="Pocket objects to click on.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+    segmenter: Annotated[
+        str, typer.Option(metavar="auto|grabcut|HUB_ID|PATH", help="What turns clicks into masks.")
+    ] = "grabcut",
+    words: Annotated[
+        bool, typer.Option("--words", help="Also name the objects, through the pocket backbone's cross-attention.")
+    ] = False,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also click on ten photographs of this folder.")
+    ] = None,
+    clicks: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="How to click on them; else the middle, in a wide box.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Contact sheet of all masks.")] = None,
+) -> None:
+    """Measure masks from one click in a box against the exact masks of pocket objects; exit code 1 below 0.8 IoU."""
+    from cpam_bench.imba.masking.made import overlay
+    from cpam_bench.imba.masking.segmenters import for_clicks
+    from cpam_bench.imba.pocket import clicks as check
+
+    tool = for_clicks(segmenter)
+    made = check.measure(tool, check.pocket_objects(count, seed))
+    rows = []
+    for one, mask, value in made:
+        typer.echo(f"{one.name}: IoU {value:.3f} ({mask.origin.tool})")
+        rows.append(
+            ([one.image, overlay(one.image, mask.mask), overlay(one.image, one.mask)], f"{one.name} {value:.2f}")
+        )
+    mean = sum(value for *_, value in made) / len(made)
+    typer.echo(f"one click in a box, {made[0][1].origin.tool}: mean IoU {mean:.3f} of {len(made)} (floor {FLOOR})")
+    if words:
+        from cpam_bench.cpam.backbone import Backbone
+        from cpam_bench.cpam.words import select
+
+        backbone = Backbone.load("pocket")
+        named = [
+            check.iou(select(backbone, one.image, f"a {one.name}").mask, one.mask)
+            for one in check.pocket_objects(count, seed)
+        ]
+        typer.echo(f"named, cross-attention of the pocket backbone: mean IoU {sum(named) / len(named):.3f}")
+    if photos is not None:
+        for name, image, points in check.photographs(photos, 10, clicks):
+            mask = tool.segment(image, points)
+            typer.echo(f"{name}: {mask.mask.mean():.0%} of the picture")
+            rows.append(([image, overlay(image, mask.mask)], name))
+    if out is not None:
+        from cpam_bench.eval.figures.sheet import sheet
+
+        sheet(["picture", "mask", "exact mask"], rows, edge=160).save(out)
+    if mean < FLOOR:
+        raise typer.Exit(1)
+
+
+@app.command()
+def annotate(
+    dataset: Annotated[Path, typer.Argument(metavar="PATH", help="A data set's folder; masks are written into it.")],
+    port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 7860,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Draw the masks that a data set lacks, sample by sample, in the browser; stop and go on whenever you like."""
+    if not (dataset / "data.json").is_file():
+        raise UserError(f"{dataset} has no data.json; give the folder of a data set")
+    from cpam_bench.eval.studio.serve import serve_annotation
+
+    serve_annotation(dataset, port, browse)
 
 
 def _counts(data: Dataset) -> Table:
+    from rich.table import Table
+
     altered = Counter(sample.altered for sample in data)
     kinds = Counter(sample.kind for sample in data)
     rows = {
@@ -160,5 +242,7 @@ def _counts(data: Dataset) -> Table:
 def _print_problems(console: Console, data: Dataset, problems: list[Problem]) -> None:
     if not problems:
         console.print("Every file is there.")
+    from cpam_bench.imba.dataset import summarize
+
     for line in summarize(problems, len(data)):
         console.print(f"- {line}", markup=False)

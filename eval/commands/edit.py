@@ -10,7 +10,7 @@ import typer
 
 from cpam_bench.eval.commands.options import Device, Dtype, Model, Seed, Steps
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.sample import Kind
+from cpam_bench.imba.kinds import Kind
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,4 +1,4 @@
-"""``cpam-bench table``: the paper's tables, alone or with a measurement beside them."""
+"""``cpam-bench table`` and ``figure``: what the paper shows, alone or with a measurement beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cpam_bench.eval.commands.options import Sliced
+from cpam_bench.eval.commands.options import Sliced, split_names
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
 
@@ -52,22 +52,34 @@ def table(
         typer.echo(text, nl=False)
 
 
-def truth(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a scored run.")]) -> None:
-    """How near edits come to what they should have led to, a row a kind of edit and method; only for rendered data.
+def figure(
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: .png or .pdf.")],
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Columns.", show_default="all but identity")
+    ] = None,
+    samples: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Rows; else they are picked.")] = None,
+    pick: Annotated[
+        Literal["random", "gain", "loss"],
+        typer.Option(help="Rows by chance, or where the first method gains or loses most CLIPScore to the second."),
+    ] = "random",
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Rows to pick.")] = 6,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of --pick random.")] = 0,
+) -> None:
+    """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
+    from cpam_bench.eval.figures.figure5 import choose, write
+    from cpam_bench.eval.figures.figure5 import figure as draw
+    from cpam_bench.eval.methods import registry
+    from cpam_bench.eval.store.store import Store
 
-    LPIPS to the truth of the edit and of the untouched source, and the share of samples that inside the mask are closer
-    to the truth than to the source.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from cpam_bench.eval.analysis.truth import by_kind
-
-    shown = Table()
-    for title in ("kind", "method", "n", "LPIPS (truth)", "of the source", "closer to the truth"):
-        shown.add_column(title, justify="left" if title in ("kind", "method") else "right")
-    for row in by_kind(folder).to_dict("records"):
-        source = "–" if row["lpips_source"] != row["lpips_source"] else f"{row['lpips_source']:.4f}"
-        cells = (row["kind"], row["method"], str(row["n"]), f"{row['lpips_truth']:.4f}", source)
-        shown.add_row(*cells, f"{row['closer']:.0%}")
-    Console(highlight=False).print(shown)
+    if out.suffix.lower() not in (".png", ".pdf"):
+        raise UserError(f"{out}: a figure is written as .png or .pdf")
+    store = Store.open(folder)
+    known = list(store.run.methods)
+    wanted = registry.split(methods) if methods else [label for label in known if label != "identity"]
+    if unknown := [label for label in wanted if label not in known]:
+        raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
+    rows = split_names(samples) if samples else choose(store, wanted, pick, count, seed)
+    picture = draw(store, rows, wanted)
+    write(picture, out)
+    typer.echo(f"{out}")

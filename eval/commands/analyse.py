@@ -1,4 +1,4 @@
-"""``cpam-bench ablate``: Figure 6 and beyond."""
+"""``cpam-bench leaderboard``, ``ablate``, ``sensitivity`` and ``truth``: what runs say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,40 @@ from cpam_bench.eval.commands.options import (
     Steps,
     split_names,
 )
+from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name
+from cpam_bench.eval.commands.terminal import console, print_board, report_failures, say
+from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
+
+
+def leaderboard(
+    folders: Annotated[
+        list[Path], typer.Argument(parser=place, metavar="RUN...", help="Folders of runs that have been scored.")
+    ],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
+    slice: Sliced = None,
+) -> None:
+    """Print the leaderboard of a run, or of several as one table.
+
+    Runs that are not comparable (other data, backbone, resolution, steps or metric protocol) are refused.
+    """
+    from rich.text import Text
+
+    from cpam_bench.eval.analysis.leaderboard import leaderboard as make
+    from cpam_bench.eval.analysis.leaderboard import sliced, write_sliced
+
+    if slice:
+        boards = sliced(folders, slice)
+        if csv:
+            write_sliced(boards, csv)
+        for title, part in boards.items():
+            console().print(Text(f"\n{title}", style="bold"))
+            print_board(part)
+        return
+    board = make(folders)
+    if csv:
+        board.write_rows(csv)
+    print_board(board)
 
 
 def ablate(
@@ -73,17 +106,16 @@ def ablate(
     added. Exit code 1 means that some edits failed.
     """
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
-    from cpam_bench.eval.analysis import ablation as ablation
+    from cpam_bench.eval.analysis import ablation
 
     plan = ablation.plan(split_names(groups), method, steps)
 
     import cpam_bench.imba.dataset
-    from cpam_bench.eval.commands.main import RUNS, _console, _file_name, _say, execute_or_tell, report_failures
     from cpam_bench.eval.run.execute import Settings
 
     data = cpam_bench.imba.dataset.load(dataset).first(limit)
     for warning in cpam_bench.imba.dataset.require_complete(data):
-        _say(str(warning))
+        say(str(warning))
     if samples:
         wanted = split_names(samples)
         known = {sample.id for sample in data}
@@ -92,7 +124,7 @@ def ablate(
                 f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ..."
             )
         data = dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
-    folder = out or RUNS / f"ablation-{_file_name(data.name)}-{_file_name(backbone)}"
+    folder = out or RUNS / f"ablation-{file_name(data.name)}-{file_name(backbone)}"
     settings = Settings(
         backbone=backbone, steps=steps, seed=seed, dtype=dtype, device=device, clip=clip, workers=workers
     )
@@ -114,7 +146,62 @@ def ablate(
     if "guidance" in plan.groups:
         ablation.plot(found, place / "guidance.png", title)
         written.append(place / "guidance.png")
-    _console().print(ablation.render(found, plan, title))
+    console().print(ablation.render(found, plan, title))
     for path in written:
         typer.echo(f"{path}")
     report_failures(outcome.failures)
+
+
+def sensitivity(
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run that has been scored.")],
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCORER", help="Another CLIP to score with, as cpam-bench run takes it; may be repeated."),
+    ] = None,
+    trunks: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Trunks of LPIPS: alex, vgg, squeeze.")
+    ] = "alex,vgg,squeeze",
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the table goes.", show_default="RUN/sensitivity.csv")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Score the same pictures under every protocol at hand: CLIP models, LPIPS trunks and conventions, resizing.
+
+    Prints how far each method's numbers and ranks move, and what each choice does to the order of the methods. The
+    run's own scorer is always among them; scores.csv is left as it is. What cannot be loaded is named.
+    """
+    from cpam_bench.eval.analysis import sensitivity as choices
+    from cpam_bench.eval.run.execute import choose_device, quiet
+
+    where = choose_device(device)
+
+    wanted = split_names(trunks)
+    if unknown := [name for name in wanted if name not in choices.TRUNKS]:
+        raise UserError(f"unknown trunk {unknown[0]!r}; there are: {', '.join(choices.TRUNKS)}")
+    quiet()
+    found = choices.sensitivity(folder, clip or (), [name for name in choices.TRUNKS if name in wanted], where)
+    target = csv or folder / "sensitivity.csv"
+    found.write(target)
+    console().print(choices.render(found, f"sensitivity of {folder} to the protocol"))
+    typer.echo(f"{target}")
+
+
+def truth(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a scored run.")]) -> None:
+    """How near edits come to what they should have led to, a row a kind of edit and method; only for rendered data.
+
+    LPIPS to the truth of the edit and of the untouched source, and the share of samples that inside the mask are closer
+    to the truth than to the source.
+    """
+    from rich.table import Table
+
+    from cpam_bench.eval.analysis.truth import by_kind
+
+    shown = Table()
+    for title in ("kind", "method", "n", "LPIPS (truth)", "of the source", "closer to the truth"):
+        shown.add_column(title, justify="left" if title in ("kind", "method") else "right")
+    for row in by_kind(folder).to_dict("records"):
+        source = "–" if row["lpips_source"] != row["lpips_source"] else f"{row['lpips_source']:.4f}"
+        cells = (row["kind"], row["method"], str(row["n"]), f"{row['lpips_truth']:.4f}", source)
+        shown.add_row(*cells, f"{row['closer']:.0%}")
+    console().print(shown)

@@ -1,0 +1,75 @@
+"""``cpam-bench methods``: which editors there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cpam_bench.eval.commands.terminal import console, say
+from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def methods(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these with parameters.")] = None,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Show the parameters of all.")] = False,
+) -> None:
+    """List the editing methods, what each can do, and its parameters.
+
+    The columns are those of the paper's Table 1. A parameter is set as in cpam:guidance=5,localization=false.
+    """
+    import dataclasses
+
+    from rich.table import Table
+
+    from cpam_bench.cpam.editing import Capabilities
+    from cpam_bench.eval.methods import registry
+
+    if names:
+        editors = {name: registry.load(name) for name in names}
+        broken: dict[str, str] = {}
+    else:
+        editors, broken = registry.load_all()
+        if not editors and not broken:
+            raise UserError("no editors are installed; install the package itself (pip install -e .)")
+    shown = console()
+    columns = [field.name for field in dataclasses.fields(Capabilities)]
+    table = Table(title="methods", title_justify="left")
+    for column in ("name", "title", *(column.replace("_", " ") for column in columns)):
+        table.add_column(column, overflow="fold")
+    for name, editor in editors.items():
+        marks = ["✓" if getattr(editor.capabilities, column) else "" for column in columns]
+        table.add_row(name, editor.title, *(marks if editor.edits else ["–"] * len(columns)))
+    shown.print(table)
+    if any(not editor.edits for editor in editors.values()):
+        shown.print("–: a reference row that bounds the scale, not a method of editing.")
+    if names or parameters:
+        for name, editor in editors.items():
+            _print_parameters(shown, name, editor)
+    elif editors:
+        shown.print("cpam-bench methods NAME shows the parameters of a method.")
+    for reason in broken.values():
+        say(f"broken: {reason}")
+
+
+def _print_parameters(console: Console, name: str, editor: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from cpam_bench.eval.methods import registry
+
+    described = registry.describe(editor)
+    console.print(Text(f"\n{name}: {editor.title}. {editor.reference}", style="bold"))
+    if not described:
+        console.print("no parameters")
+        return
+    table = Table()
+    for column in ("parameter", "takes", "default", "what it does", "source"):
+        table.add_column(column, overflow="fold")
+    for parameter in described:
+        cells = (parameter.name, parameter.takes, parameter.default, parameter.help, parameter.source)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)

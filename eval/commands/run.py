@@ -1,0 +1,269 @@
+"""``cpam-bench run`` and ``score``: edit, and measure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps, split_names
+from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
+from cpam_bench.imba.common.places import place
+from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from cpam_bench.eval.run.execute import Outcome, Settings
+    from cpam_bench.imba.dataset import Dataset
+
+RUNS = Path("results/runs")
+"""Where runs go by default, under the working directory."""
+
+_SCALE = "Scale and faults"
+
+
+def run(
+    methods: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE; all: every installed."),
+    ] = "cpam,masactrl",
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="NAME=FOLDER",
+            help="A folder of ready-made pictures as a method; named <sample id>.png or as TEdBench names results.",
+        ),
+    ] = None,
+    dataset: DataSet = "pocket",
+    backbone: Model = "pocket",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=place,
+            metavar="DIR|URL",
+            help="Folder of the run, here or wherever fsspec reaches (s3://BUCKET/RUN).",
+            show_default=f"{RUNS}/DATASET-BACKBONE",
+        ),
+    ] = None,
+    limit: Limit = None,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references/--no-references",
+            help="Also run identity, reconstruction and ddim, which bound the scale.",
+        ),
+    ] = True,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID|FOLDER|none",
+            help="Writes the captions that a method needs and the data set lacks; transformers, image to text.",
+            show_default="Salesforce/blip-image-captioning-base",
+        ),
+    ] = None,
+    clip: Clip = None,
+    executor: Annotated[
+        Literal["serial", "processes", "ray"] | None,
+        typer.Option(
+            help="Where the workers are: in this process, in processes of this machine, or in a Ray cluster.",
+            show_default="serial for one worker without a timeout, else processes",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Workers that edit, each with a backbone of its own.",
+            show_default="one a core for the pocket backbone on the CPU, all that fit on a Ray cluster, else 1",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Threads of each worker on the CPU; they decide the last digits, so a run keeps them.",
+            show_default="the run's own; of a new one 1 for the pocket backbone, else the cores shared out",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Samples edited together where a method can; agrees to 1e-4 with one by one, so a run keeps it.",
+            show_default="the run's own; of a new one 4 for the pocket backbone on the CPU, else 1",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    cache: Annotated[
+        str,
+        typer.Option(metavar="DIR|none", help="Folder that keeps inversions for other runs.", rich_help_panel=_SCALE),
+    ] = "none",
+    cache_size: Annotated[
+        float,
+        typer.Option(
+            metavar="GB", min=0, help="Size of the cache; what is unused longest goes.", rich_help_panel=_SCALE
+        ),
+    ] = 5.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            help="End a worker whose edit takes longer, and try the edit elsewhere.",
+            show_default="none",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster to work on: auto, HOST:PORT or ray://HOST:PORT.",
+            show_default="one on this machine, for this run",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="GPUs that Ray sets aside for each worker; a fraction lets several share one.",
+            show_default="1 on CUDA, 0 on the CPU",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+) -> None:
+    """Edit a data set with some methods, score the edits, and print the leaderboard.
+
+    The same command again finishes what is missing and redoes nothing; methods and samples may be added to a run's
+    folder, and anything else that would change its edits is refused. Exit code 1 means that some edits failed.
+    """
+    arguments = {key: str(value) if key == "out" and value else value for key, value in locals().items()}
+    if executor == "processes" or (executor is None and backbone == "pocket" and workers != 1):
+        from cpam_bench.eval.run.forkserver import prepare_processes
+
+        prepare_processes()  # it imports while this process does
+    from cpam_bench.eval.methods import registry
+
+    editors, broken = registry.choose(methods)
+    for reason in broken:
+        say(f"broken, left out: {reason}")
+    pictures = {label: registry.imported(label) for label in imports or []}
+    editors |= pictures
+    if not editors:
+        raise UserError("no methods are given; see: cpam-bench methods")
+    if references:
+        for name in registry.REFERENCES:
+            label, editor = registry.make(name)
+            editors.setdefault(label, editor)
+
+    import cpam_bench.imba.dataset
+
+    whole = cpam_bench.imba.dataset.load(dataset)
+    data = whole.first(limit)
+    for warning in cpam_bench.imba.dataset.require_complete(data):
+        say(str(warning))
+
+    from cpam_bench.eval.methods.ready_made import survey
+    from cpam_bench.eval.run.execute import Settings
+
+    for label, ready_made in pictures.items():
+        for line in survey(label, ready_made, whole.samples, data.samples):
+            say(line)
+    folder = out or RUNS / f"{file_name(data.name)}-{file_name(backbone)}"
+    settings = Settings(
+        backbone=backbone,
+        steps=steps,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        clip=clip,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        batch=batch,
+        cache=None if cache == "none" else Path(cache),
+        cache_gb=cache_size,
+        timeout=timeout,
+        address=address,
+        gpus_per_worker=gpus_per_worker,
+        captioner=captioner,
+    )
+    outcome = execute_or_tell(data, list(editors), folder, settings, arguments)
+    print_board(outcome.board)
+    typer.echo(f"{folder / 'leaderboard.csv'}")
+    report_failures(outcome.failures)
+
+
+def execute_or_tell(
+    data: Dataset,
+    labels: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    arguments: dict[str, Any],
+    wanted: Mapping[str, Collection[str]] | None = None,
+) -> Outcome:
+    """:func:`cpam_bench.eval.run.execute`, telling the user of Ctrl-C (exit code 130) and of what the scoring met."""
+    from cpam_bench.eval.run.execute import execute
+
+    try:
+        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, say=say)
+    except KeyboardInterrupt:
+        say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
+        raise typer.Exit(130) from None
+    report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    return outcome
+
+
+def file_name(name: str) -> str:
+    """A data set's or backbone's name as part of a folder's: the last part of a path, nothing unsafe."""
+    return re.sub(r"[^\w.-]+", "_", Path(name).name or "root")
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
+    metrics: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
+    ] = None,
+    clip: Clip = None,
+    device: Device = None,
+) -> None:
+    """Measure the edits of a run again, with other metrics or another scorer if you like.
+
+    Writes scores.csv, scores.json (the protocol of each metric) and leaderboard.csv into the run's folder. Exit code 1
+    means that files of the run are damaged.
+    """
+    from cpam_bench.eval.analysis.leaderboard import leaderboard
+    from cpam_bench.eval.metrics.metric import METRICS
+    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.scoring.score import choose
+    from cpam_bench.eval.scoring.score import score as measure
+    from cpam_bench.eval.store.store import Store, locked
+
+    quiet()
+    store = Store.open(folder)
+    names = choose(split_names(metrics)) if metrics else list(METRICS)
+    with locked(folder):
+        scores = measure(store, names, clip, choose_device(device))
+        board = leaderboard([folder])
+        board.write(folder)
+    report_scoring(scores.damaged, scores.truncated)
+    print_board(board)
+    typer.echo(f"{folder / 'scores.csv'}")
+    if scores.damaged:
+        raise typer.Exit(1)
