@@ -63,7 +63,6 @@ def train(
     lpips = load_lpips().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images = pixels(scenes, folder.parent)
-    encode, decode = torch.compile(_moments(model), dynamic=False), torch.compile(_decoder(model), dynamic=False)
     run = Run(folder, steps, seed, {"model": model, "average": average, "optimiser": optimiser})
     kept: list[tuple[float, ...]] = []
     for step, rng in run:
@@ -74,10 +73,11 @@ def train(
         if rng.random() < equivariant:
             scale, turns = float(rng.choice(SCALES)), int(rng.integers(4))
         with torch.autocast(device, torch.bfloat16):
-            mean, deviation = (part.float() for part in encode(x))
+            posterior = model.encode(x).latent_dist
+            mean, deviation = posterior.mean.float(), posterior.std.float()
             z = altered(mean + deviation * torch.randn_like(mean), scale, turns)
             x = altered(x, scale, turns)
-            restored = decode(z).float()
+            restored = model.decode(z).sample.float()
             perceptual = lpips(restored, x).float().mean()
         l1 = (restored - x).abs().mean()
         # The squared error is what PSNR measures; L1 alone leaves flat regions slightly off.
@@ -111,27 +111,6 @@ def altered(x: Tensor, scale: float, turns: int) -> Tensor:
     if scale != 1:
         x = nn.functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
     return torch.rot90(x, turns, (2, 3)).contiguous()
-
-
-class _moments(nn.Module):
-    """The encoder: pictures (B, 3, H, W) -> mean and deviation of the latents, (B, 4, H / 8, W / 8) each."""
-
-    def __init__(self, model: AutoencoderKL) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.model.encode(x).latent_dist
-        return posterior.mean, posterior.std
-
-
-class _decoder(nn.Module):
-    def __init__(self, model: AutoencoderKL) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.model.decode(z).sample)
 
 
 @torch.inference_mode()
