@@ -44,6 +44,7 @@ def train(
     equivariant: float = 0.5,
     seed: int = 0,
     device: str = "cpu",
+    start: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
     """L1 + squared error + LPIPS + KL on latents that stay latents when they are scaled or turned.
 
@@ -56,9 +57,12 @@ def train(
         lpips_weight: weight of LPIPS beside L1.
         kl_weight: weight of the KL divergence, summed over a picture's 1024 latents.
         equivariant: share of steps whose latents are reduced and turned.
+        start: a trained autoencoder to begin from instead of random weights.
     """
     torch.manual_seed(seed)
     model = build().to(device)
+    if start is not None:
+        model.load_state_dict(start.float().state_dict())
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     lpips = load_lpips().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
