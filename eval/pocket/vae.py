@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -67,6 +69,7 @@ def train(
     lpips = load_lpips().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images = pixels(scenes, folder.parent)
+    unseen = [picture(one) for one in examples(32)]
     run = Run(folder, steps, seed, {"model": model, "average": average, "optimiser": optimiser})
     kept: list[tuple[float, ...]] = []
     for step, rng in run:
@@ -100,7 +103,7 @@ def train(
             figures = np.mean(kept[-100:], 0)
             run.log(**dict(zip(("l1", "lpips", "kl", "noise"), figures, strict=True)), lr=group["lr"])
         if step % 500 == 499 or step + 1 == steps:
-            run.log(psnr=reconstruction_psnr(cast(AutoencoderKL, average.module), 32))
+            run.log(psnr=reconstruction_psnr(cast(AutoencoderKL, average.module), unseen))
     averaged = cast(AutoencoderKL, average.module).eval()
     with torch.inference_mode():
         # Over channels and pixels at once, as SD's 0.18215 was.
@@ -108,6 +111,90 @@ def train(
         spread = torch.cat([averaged.encode(part).latent_dist.mean for part in x.split(32)]).std().item()
     averaged.register_to_config(scaling_factor=round(1 / spread, 5))
     return averaged
+
+
+def finish(
+    folder: Path,
+    model: AutoencoderKL,
+    steps: int = 4000,
+    batch: int = 8,
+    scenes: int = 12_000,
+    lr: float = 3e-4,
+    lpips_weight: float = 0.25,
+    adversarial: float = 0.02,
+    noise: float = 0.05,
+    seed: int = 0,
+    device: str = "cpu",
+) -> AutoencoderKL:
+    """Train the decoder alone, for sharpness; the latents, and what has learned them, stay valid.
+
+    The losses of :func:`train` without altered latents; from the middle on a critic of 16 x 16 patches too, by the
+    hinge loss (PatchGAN, Isola et al. 2017).  The result is the weights' average; the encoder's are untouched.
+
+    Args:
+        folder: of the checkpoint and the log; the cache of pictures lies beside it.
+        model: the trained autoencoder; it is changed.
+        adversarial: weight of the critic's opinion beside L1.
+        noise: deviation of the noise on the latents, as a share of their own; a denoiser's latents are not exact.
+    """
+    torch.manual_seed(seed)
+    model = model.to(device)
+    own = nn.ModuleList([model.post_quant_conv, model.decoder])
+    average = AveragedModel(own, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    critic, lpips = _critic().to(device), load_lpips().to(device)
+    optimiser = torch.optim.AdamW(own.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    judging = torch.optim.AdamW(critic.parameters(), lr=lr, betas=(0.5, 0.99), fused=True)
+    images = pixels(scenes, folder.parent)
+    unseen = [picture(one) for one in examples(32)]
+    spread = noise / model.config.scaling_factor
+    parts = {"decoder": own, "average": average, "optimiser": optimiser, "critic": critic, "judging": judging}
+    run = Run(folder, steps, seed, parts)
+    kept: list[tuple[float, ...]] = []
+    for step, rng in run:
+        for group in optimiser.param_groups:
+            group["lr"] = lr * trapezoid(step, steps)
+        x = to_tensor(images[np.sort(rng.integers(scenes, size=batch))]).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                mean = model.encode(x).latent_dist.mean.float()
+            restored = model.decode(mean + spread * torch.randn_like(mean)).sample.float()
+            perceptual = lpips(restored, x).float().mean()
+        l1 = (restored - x).abs().mean()
+        loss = l1 + 2 * (restored - x).square().mean() + lpips_weight * perceptual
+        doubt = torch.zeros(())
+        if step >= steps // 2:
+            with torch.autocast(device, torch.bfloat16):
+                real, false = critic(x).float(), critic(restored.detach()).float()
+            doubt = (1 - real).relu().mean() + (1 + false).relu().mean()
+            judging.zero_grad(set_to_none=True)
+            doubt.backward()
+            judging.step()
+            # The critic's first hundred opinions are worth nothing.
+            if step >= steps // 2 + 100:
+                critic.requires_grad_(False)
+                with torch.autocast(device, torch.bfloat16):
+                    loss = loss - adversarial * critic(restored).float().mean()
+                critic.requires_grad_(True)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+        optimiser.step()
+        average.update_parameters(own)
+        kept.append((l1.item(), perceptual.item(), doubt.item()))
+        if step % 100 == 99:
+            run.log(**dict(zip(("l1", "lpips", "critic"), np.mean(kept[-100:], 0), strict=True)), lr=group["lr"])
+        if step % 500 == 499 or step + 1 == steps:
+            run.log(psnr_raw=reconstruction_psnr(model, unseen))
+    own.load_state_dict(average.module.state_dict())
+    return model.eval()
+
+
+def _critic() -> nn.Sequential:
+    """Pictures (B, 3, H, W) -> how real each patch looks, (B, 1, H / 8, W / 8)."""
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(128, 1, 3, padding=1))
 
 
 def altered(x: Tensor, scale: float, turns: int) -> Tensor:
@@ -118,14 +205,14 @@ def altered(x: Tensor, scale: float, turns: int) -> Tensor:
 
 
 @torch.inference_mode()
-def reconstruction_psnr(model: AutoencoderKL, count: int, batch: int = 16) -> float:
-    """Mean PSNR in dB over held-out pictures, of the posterior's mean decoded, rounded to 8 bits."""
-    images = np.stack([np.asarray(picture(one)) for one in examples(count)])
+def reconstruction_psnr(model: AutoencoderKL, pictures: Sequence[Image.Image], batch: int = 16) -> float:
+    """Mean PSNR in dB of pictures, of the posterior's mean decoded, rounded to 8 bits."""
+    images = np.stack([np.asarray(one) for one in pictures])
     device = next(model.parameters()).device
     total = 0.0
-    for start in range(0, count, batch):
+    for start in range(0, len(images), batch):
         x = to_tensor(images[start : start + batch]).to(device)
         restored = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = ((restored + 1) * 127.5).round().sub((x + 1) * 127.5).square().mean((1, 2, 3))
         total += (10 * torch.log10(255**2 / error)).sum().item()
-    return total / count
+    return total / len(images)
