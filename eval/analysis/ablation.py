@@ -47,15 +47,6 @@ def _anywhere(sample: Sample | Task) -> bool:
     return True
 
 
-def _retained(sample: Sample | Task) -> bool:
-    # As cpam_bench.cpam.editor has it: the background of a background edit is never retained.
-    return sample.retain_object and sample.kind != "background"
-
-
-def _refined(sample: Sample | Task) -> bool:
-    return sample.kind in ("replace", "pose")
-
-
 @dataclass(frozen=True)
 class Group:
     """Settings that are compared with each other.
@@ -117,7 +108,7 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
         raise UserError(f"no groups are given; there are: {', '.join(NAMES)}")
     base, made = registry.make(method)
     editor: Any = made
-    chosen = {name: group for name, group in _groups(steps).items() if name in groups}
+    chosen = {name: group for name, group in _groups(editor, steps).items() if name in groups}
     parameters = registry.parameters(editor)
     changed = {key for group in chosen.values() for setting in group.settings.values() for key in setting}
     if missing := sorted(changed - set(parameters)):
@@ -137,21 +128,30 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
     return Ablation(base, editors, chosen, labels)
 
 
-def _groups(steps: int) -> dict[Name, Group]:
+def _groups(editor: Any, steps: int) -> dict[Name, Group]:
     first_steps = [step for step in (0, 3, 10, 25) if step < steps]
     retained = "samples whose object is retained"
+    refined_kinds, retained_kinds = getattr(editor, "refined_kinds", ()), getattr(editor, "retained_kinds", ())
+    refined = {"replace": "replacements", "pose": "changes of pose", "background": "backgrounds", "add": "additions"}
+
+    def retains(sample: Sample | Task) -> bool:
+        return sample.retain_object and sample.kind in retained_kinds
+
+    def refines(sample: Sample | Task) -> bool:
+        return sample.kind in refined_kinds
+
     return {
         "modules": Group("Preservation and localization (Figure 6)", MODULES),
         "T": Group(
             "T: first step, from 0, that keeps a retained object (Eq. 2)",
             {f"T = {step}": {"start_step": step} for step in first_steps} | {"never": {"start_step": steps}},
-            _retained,
+            retains,
             retained,
         ),
         "L": Group(
             "L: first layer, from 0, that keeps a retained object (Eq. 2)",
             {f"L = {layer}": {"start_layer": layer} for layer in (0, 4, 7, 8, 12)},
-            _retained,
+            retains,
             retained,
         ),
         "normal": Group(
@@ -165,8 +165,8 @@ def _groups(steps: int) -> dict[Name, Group]:
                 "refined by the prompt": {"refine": True, "refine_words": "prompt"},
                 "refined by the object": {"refine": True, "refine_words": "object"},
             },
-            _refined,
-            "replacements and changes of pose",
+            refines,
+            " and ".join(words for kind, words in refined.items() if kind in refined_kinds),
         ),
         "guidance": Group(
             "Scale of guidance (Hi-Guidance of Table 1)",

@@ -17,8 +17,11 @@ from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.metrics.clip import load_clip
 from cpam_bench.eval.metrics.metric import METRICS, Models
-from cpam_bench.eval.run.execute import choose_device, quiet
-from cpam_bench.eval.run.worker import Made, Unit, Worker, edit_seed, processor, versions
+from cpam_bench.eval.run.costs import processor
+from cpam_bench.eval.run.describe import versions
+from cpam_bench.eval.run.messages import Made, Unit
+from cpam_bench.eval.run.settings import choose_device, quiet
+from cpam_bench.eval.run.worker import Worker, edit_seed
 from cpam_bench.eval.scoring import score as scoring
 from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
 from cpam_bench.imba.errors import Damaged, UserError

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps, split_names
+from cpam_bench.eval.commands.options import (
+    Clip,
+    DataSet,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    ResizeBy,
+    Samples,
+    Seed,
+    Steps,
+    split_names,
+)
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -16,7 +29,8 @@ from cpam_bench.imba.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from cpam_bench.eval.run.execute import Outcome, Settings
+    from cpam_bench.eval.run.execute import Outcome
+    from cpam_bench.eval.run.settings import Settings
     from cpam_bench.imba.dataset import Dataset
 
 RUNS = Path("results/runs")
@@ -50,10 +64,12 @@ def run(
         ),
     ] = None,
     limit: Limit = None,
+    samples: Samples = None,
     steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     references: Annotated[
         bool,
         typer.Option(
@@ -70,6 +86,9 @@ def run(
         ),
     ] = None,
     clip: Clip = None,
+    scored: Annotated[
+        bool, typer.Option("--score/--no-score", help="Score the edits, or leave that to cpam-bench score.")
+    ] = True,
     executor: Annotated[
         Literal["serial", "processes", "ray"] | None,
         typer.Option(
@@ -175,12 +194,12 @@ def run(
     import cpam_bench.imba.dataset
 
     whole = cpam_bench.imba.dataset.load(dataset)
-    data = whole.first(limit)
+    data = only(whole.first(limit), samples)
     for warning in cpam_bench.imba.dataset.require_complete(data):
         say(str(warning))
 
     from cpam_bench.eval.methods.ready_made import survey
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
@@ -191,6 +210,7 @@ def run(
         steps=steps,
         seed=seed,
         dtype=dtype,
+        resize=resize,
         device=device,
         clip=clip,
         executor=executor,
@@ -204,9 +224,19 @@ def run(
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
     )
-    outcome = execute_or_tell(data, list(editors), folder, settings, arguments)
-    print_board(outcome.board)
-    typer.echo(f"{folder / 'leaderboard.csv'}")
+    for label, editor in editors.items():
+        if cost := getattr(editor, "cost", ""):
+            say(f"{label}: {cost}")
+    outcome = execute_or_tell(data, list(editors), folder, settings, arguments, measure=scored)
+    if outcome.board:
+        print_board(outcome.board)
+        typer.echo(f"{folder / 'leaderboard.csv'}")
+        say(
+            f"The pictures are in {folder / 'edits'}. Look at them: cpam-bench report {folder} --out report; set them"
+            f" beside the paper: cpam-bench table 2 {folder}; check them: cpam-bench verify {folder}"
+        )
+    else:
+        say(f"The pictures are in {folder / 'edits'}. Score them with: cpam-bench score {folder}")
     report_failures(outcome.failures)
 
 
@@ -217,17 +247,34 @@ def execute_or_tell(
     settings: Settings,
     arguments: dict[str, Any],
     wanted: Mapping[str, Collection[str]] | None = None,
+    measure: bool = True,
 ) -> Outcome:
     """:func:`cpam_bench.eval.run.execute`, telling the user of Ctrl-C (exit code 130) and of what the scoring met."""
     from cpam_bench.eval.run.execute import execute
 
     try:
-        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, say=say)
+        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, measure=measure, say=say)
     except KeyboardInterrupt:
         say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
-    report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    if outcome.scores:
+        report_scoring(outcome.scores.damaged, outcome.scores.truncated)
     return outcome
+
+
+def only(data: Dataset, samples: str | None) -> Dataset:
+    """The samples of a data set that are named, or all.
+
+    Raises:
+        UserError: there is no such sample.
+    """
+    if samples is None:
+        return data
+    wanted = split_names(samples)
+    known = {sample.id for sample in data}
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ...")
+    return dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
 
 
 def file_name(name: str) -> str:
@@ -250,7 +297,7 @@ def score(
     """
     from cpam_bench.eval.analysis.leaderboard import leaderboard
     from cpam_bench.eval.metrics.metric import METRICS
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.scoring.score import choose
     from cpam_bench.eval.scoring.score import score as measure
     from cpam_bench.eval.store.store import Store, locked

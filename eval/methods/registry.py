@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GROUP = "cpam_bench.editors"
 """Entry-point group of editors."""
 
-REFERENCES = ("identity", "reconstruction", "ddim")
+REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")
@@ -176,14 +176,26 @@ def make(label: str) -> tuple[str, Editor]:
 
 
 def build(cls: type[Any], name: str, text: str) -> Any:
-    """An editor of a class from ``key=value,key=value``; ``name`` is for messages."""
+    """An editor of a class from ``key=value,key=value``; ``name`` is for messages.
+
+    ``preset=NAME`` sets what the class keeps under that name in ``presets``; what else the text sets goes before it.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    presets = _presets(cls)
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
+    preset = ""
     for assignment in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise UserError(f"method {name!r}: {assignment!r} is not key=value")
+        if key == "preset" and presets:
+            if preset:
+                raise UserError(f"method {name!r}: two presets are given")
+            if value not in presets:
+                raise UserError(f"method {name!r} has no preset {value!r}; it has: {', '.join(presets)}")
+            preset = value
+            continue
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise UserError(f"method {name!r} has no parameter {key!r}{_close(key, fields)}; it has: {known}")
@@ -197,20 +209,31 @@ def build(cls: type[Any], name: str, text: str) -> Any:
                 f" (default {_format(fields[key].default)})"
             ) from None
     try:
-        return cls(**values)
+        return cls(**{**presets.get(preset, {}), **values})
     except (ValueError, TypeError) as error:
         raise UserError(f"method {name!r}: {error}") from error
 
 
 def canonical(name: str, editor: Any) -> str:
-    """The label of an editor: its name and the parameters that differ from their defaults, sorted."""
-    changed = {
-        field.name: getattr(editor, field.name)
-        for field in dataclasses.fields(editor)
-        if field.init and getattr(editor, field.name) != field.default
-    }
-    text = ",".join(f"{key}={_format(value)}" for key, value in sorted(changed.items()))
+    """The label of an editor: its name and the parameters that differ from their defaults, sorted.
+
+    Where the parameters are nearer to one of its presets, the label names that and what differs from it.
+    """
+    values = parameters(editor)
+    defaults = {field.name: field.default for field in dataclasses.fields(editor)}
+    described: list[dict[str, Any]] = []
+    for preset, settings in {"": {}, **_presets(type(editor))}.items():
+        usual = {**defaults, **settings}
+        changed = {key: value for key, value in values.items() if value != usual[key]}
+        described.append({**changed, **({"preset": preset} if preset else {})})
+    shortest = min(described, key=len)
+    text = ",".join(f"{key}={_format(value)}" for key, value in sorted(shortest.items()))
     return f"{name}:{text}" if text else name
+
+
+def _presets(cls: type[Any]) -> dict[str, dict[str, Any]]:
+    """Settings under a name that a class may keep: name of the preset -> parameter -> value."""
+    return {name: dict(settings) for name, settings in getattr(cls, "presets", {}).items()}
 
 
 def parameters(editor: Any) -> dict[str, Any]:
@@ -235,9 +258,9 @@ class Parameter:
 
 
 def describe(cls: type[Any]) -> list[Parameter]:
-    """The parameters of an editor class, in its own order."""
+    """The presets of an editor class, if it has any, and its parameters in its own order."""
     hints = typing.get_type_hints(cls)
-    return [
+    described = [
         Parameter(
             field.name,
             _describe(hints[field.name]),
@@ -248,6 +271,14 @@ def describe(cls: type[Any]) -> list[Parameter]:
         for field in dataclasses.fields(cls)
         if field.init
     ]
+    if presets := _presets(cls):
+        told = [
+            f"{name} ({', '.join(f'{key}={_format(value)}' for key, value in settings.items())})"
+            for name, settings in presets.items()
+        ]
+        takes = _either(list(presets))
+        described.insert(0, Parameter("preset", takes, "none", f"settings under a name: {'; '.join(told)}", ""))
+    return described
 
 
 def _close(word: str, known: typing.Iterable[str]) -> str:
@@ -320,4 +351,8 @@ def _describe(kind: Any) -> str:
             parts.extend(_format(value) for value in typing.get_args(choice))
         else:
             parts.append(names.get(choice, str(choice)))
+    return _either(parts)
+
+
+def _either(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " or " + parts[-1] if len(parts) > 1 else parts[0]

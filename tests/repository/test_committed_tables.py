@@ -16,7 +16,7 @@ from cpam_bench.eval.analysis.ablation import MODULES, NAMES, plan, table
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
 from cpam_bench.eval.scoring.score import read_scores
 from cpam_bench.eval.store.store import Edit, Run, Store, Task
 from cpam_bench.eval.tables.tables import render, table2_beside
@@ -48,8 +48,8 @@ def rebuilt(committed: Path, folder: Path, data: str = "pocket") -> Store:
         seed=0,
         dtype="float32",
         device="cpu",
-        protocol=dict(runner.PROTOCOL),
-        methods={label: runner.describe_editor(label, registry.make(label)[1]) for label in labels},
+        protocol=dict(PROTOCOL),
+        methods={label: describe_editor(label, registry.make(label)[1]) for label in labels},
         samples=ids,
     )
     store = Store.create_or_resume(folder, run)

@@ -24,7 +24,8 @@ from cpam_bench.eval.audit.status import render, status
 from cpam_bench.eval.audit.verify import rerun, stored_sample, verify
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.run.execute import Settings, execute
+from cpam_bench.eval.run.execute import execute
+from cpam_bench.eval.run.settings import Settings
 from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.store.store import Store, locked
 from cpam_bench.imba.errors import UserError

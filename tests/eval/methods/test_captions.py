@@ -82,7 +82,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     names = {"brighten": "Brighten", "noise": "Noise"}
     points = [importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", registry.GROUP) for n, kind in names.items()]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **chosen: points)
-    monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
+    monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
     data = write_dataset(tmp_path / "data")
     records = json.loads((data / "data.json").read_text())
     records[1]["source_prompt"] = "a blue thing"

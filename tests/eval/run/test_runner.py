@@ -12,6 +12,7 @@ from run_helpers import Brighten, Broken, FakeBackbone, Noise, editors, run_all,
 
 from cpam_bench.eval.metrics.metric import METRICS
 from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.eval.scoring import score as scoring
 from cpam_bench.eval.scoring.score import read_protocol, read_scores, score
 from cpam_bench.eval.store.store import Store, locked
@@ -88,7 +89,7 @@ def test_order_selection_and_company_change_nothing(tmp_path):
 
 
 def test_seeds_differ_by_run_method_and_sample(tmp_path):
-    seeds = {runner.edit_seed(run, m, s) for run in (0, 1) for m in ("a", "b") for s in ("s", "t")}
+    seeds = {edit_seed(run, m, s) for run in (0, 1) for m in ("a", "b") for s in ("s", "t")}
     assert len(seeds) == 8 and all(0 <= seed < 2**32 for seed in seeds)
     run_all(tmp_path / "a", editors(Noise()), samples(1))
     run_all(tmp_path / "b", editors(Noise()), samples(1), seed=1)
