@@ -87,8 +87,9 @@ def train(
     torch.manual_seed(seed)
     names = list(OBJECTS)
     model = Classifier(len(names))
+    heads = [head for head in (model.objects, model.places, model.hats, model.poses) if head is not None]
     images = small(scenes, folder.parent)
-    clean = [(i, one.scene) for i in range(scenes) if not (one := example(i)).flaws]
+    clean = [(i, shown.scene) for i in range(scenes) if not (shown := example(i)).flaws]
     seeds = np.array([i for i, _ in clean])
     things = torch.zeros(len(clean), len(names))
     for row, (_, one) in enumerate(clean):
@@ -111,7 +112,7 @@ def train(
         x = x + 0.05 * torch.randn_like(x)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.trunk(x)
-            said = [head(features).float() for head in (model.objects, model.places, model.hats, model.poses)]
+            said = [head(features).float() for head in heads]
         loss = nn.functional.binary_cross_entropy_with_logits(said[0], things[chosen]) * len(names) / 2
         for guessed, truth in zip(said[1:], (places, hats, poses), strict=True):
             loss = loss + nn.functional.cross_entropy(guessed, truth[chosen])

@@ -37,10 +37,10 @@ def build() -> AutoencoderKL:
 
 def train(
     folder: Path,
-    steps: int = 7000,
+    steps: int = 5200,
     batch: int = 8,
     scenes: int = 12_000,
-    lr: float = 1e-3,
+    lr: float = 6e-4,
     lpips_weight: float = 0.25,
     kl_weight: float = 4e-6,
     equivariant: float = 0.5,
