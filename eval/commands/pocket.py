@@ -104,17 +104,18 @@ def check(
         if sheet:
             measure.contact_sheet(model, asked, sheet)
     table = Table(title="pocket models on held-out scenes")
-    for title in ("figure", "measured", "floor", ""):
+    for title in ("figure", "measured", "best", "floor", ""):
         table.add_column(title, justify="left" if title == "figure" else "right")
     for one in figures:
-        floor = "said" if math.isnan(one.floor) else f"{one.floor:.3g} {one.unit}"
-        table.add_row(one.name, f"{one.value:.3g} {one.unit}", floor, "ok" if one.good else "LOW")
+        held = [f"{value:.3g} {one.unit}" if not math.isnan(value) else "" for value in (one.best, one.floor)]
+        table.add_row(one.name, f"{one.value:.3g} {one.unit}", *held, "ok" if one.good else "LOW")
     Console().print(table)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         known = {
             one.name: {
                 "value": one.value,
+                "best": None if math.isnan(one.best) else one.best,
                 "floor": None if math.isnan(one.floor) else one.floor,
                 "unit": one.unit,
                 "higher": one.higher,

@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from cpam_bench.cpam.backbone import Backbone, ddim
 from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.sampling import reconstruct
 from cpam_bench.eval.metrics.clip import ClipScorer
-from cpam_bench.eval.pocket.classifier import Classifier
+from cpam_bench.eval.pocket.classifier import Classifier, Guess
 from cpam_bench.eval.pocket.training import examples, held_out
 from cpam_bench.eval.pocket.vae import reconstruction_psnr
 from cpam_bench.imba.pocket import scenes, world
@@ -59,13 +58,23 @@ WORLDS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure, its floor (NaN: said, but held to nothing), and what the floor means."""
+    """One measured figure.
+
+    Attributes:
+        name: what it is.
+        value: as measured.
+        floor: the least that it should be, or the most if ``higher`` is False; NaN: it is said, and held to nothing.
+        unit: of both.
+        higher: whether higher is better.
+        best: what the judge says of the real thing; NaN where that is not asked.
+    """
 
     name: str
     value: float
     floor: float
     unit: str
     higher: bool = True
+    best: float = math.nan
 
     @property
     def good(self) -> bool:
@@ -138,16 +147,34 @@ def clip_retrieval(scorer: ClipScorer, world: World, groups: int = 16, of: int =
     ]
 
 
+@dataclass(frozen=True)
+class Question:
+    """Something that a caption names and a picture should show.
+
+    Attributes:
+        name: in words.
+        floor: of the share of pictures that show it, in percent.
+        fits: whether it is asked of a scene.
+        others: a world and a scene -> the scene and what else it could be, the right answers first.
+        right: how many of those are right.
+        seen: whether a classifier's guess of picture i shows it; None where the classifier was not taught it.
+    """
+
+    name: str
+    floor: float
+    fits: Callable[[Scene], bool]
+    others: Callable[[World, Scene], list[Scene]]
+    right: int
+    seen: Callable[[World, Scene, Guess, int], bool | None]
+
+
 def generation(
     backbone: Backbone, scorer: ClipScorer, classifier: Classifier, world: World, count: int = 1000
 ) -> list[Figure]:
-    """Pictures generated from the captions of held-out scenes: is there what was named?
+    """Pictures generated from the captions of held-out scenes: is there what was named (:data:`QUESTIONS`)?
 
     Asked twice: of the pocket CLIP zero-shot, and of a classifier that was trained apart from it and has seen neither
-    captions nor generated pictures.  The object and the background are asked of scenes with one object, both objects
-    (in any order) of scenes with two; the hat of single objects that wear one (which of the three, or none), the pose
-    of single objects that are not upright (which of the four).  A classifier that was not taught hats or poses is not
-    asked about them.
+    captions nor generated pictures.  A judge's own best is the same share of the scenes themselves.
 
     The distance of distributions is Frechet's (Heusel et al. 2017) between the classifier's features of the generated
     pictures and of the scenes themselves; beside it that of the scenes' reconstructions by the autoencoder.
@@ -155,78 +182,54 @@ def generation(
     asked = world.held_out(count, 100_000)
     truth = [world.draw(scene) for scene in asked]
     pictures = generate(backbone, [world.caption(scene) for scene in asked])
-    features, seen = _images(scorer, pictures), classifier.guess(pictures)
-    single = [i for i, scene in enumerate(asked) if len(scene.items) == 1]
-    pairs = [i for i, scene in enumerate(asked) if len(scene.items) == 2]
-    hatted = [i for i in single if asked[i].items[0].hat]
-    posed = [i for i in single if asked[i].items[0].pose != "upright"]
-
-    def by_clip(chosen: Sequence[int], others: Callable[[Scene], list[Scene]], same: int = 1) -> float:
-        """Share of pictures nearest to one of the first ``same`` scenes' captions, in percent."""
-        right = []
-        for i in chosen:
-            words = [world.caption(scene) for scene in others(asked[i])]
-            right.append(int((features[i] @ _texts(scorer, words).T).argmax()) < same)
-        return _percent(right)
-
-    def item(i: int) -> scenes.Item:
-        return asked[i].items[0]
-
-    def named(i: int) -> list[int]:
-        return sorted(world.objects.index(one.name) for one in asked[i].items)
-
-    found = [
-        (
-            "named object generated",
-            97.0,
-            by_clip(single, partial(_other_objects, world)),
-            [seen.objects[i].argmax().item() == named(i)[0] for i in single],
-        ),
-        (
-            "named background generated",
-            99.0,
-            by_clip(single, _other_places),
-            [seen.places[i].item() == list(scenes.BACKGROUNDS).index(asked[i].background) for i in single],
-        ),
-        (
-            "both objects of a pair generated",
-            85.0,
-            by_clip(pairs, partial(_other_pairs, world), same=2),
-            [sorted(seen.objects[i].topk(2).indices.tolist()) == named(i) for i in pairs],
-        ),
-        (
-            "named hat generated",
-            85.0,
-            by_clip(hatted, _other_hats),
-            None
-            if seen.hats is None
-            else [seen.hats[i].item() == 1 + scenes.HATS.index(cast(scenes.Hat, item(i).hat)) for i in hatted],
-        ),
-        (
-            "named pose generated",
-            85.0,
-            by_clip(posed, _other_poses),
-            None if seen.poses is None else [seen.poses[i].item() == scenes.POSES.index(item(i).pose) for i in posed],
-        ),
-    ]
+    features, guesses = (
+        [_images(scorer, p) for p in (pictures, truth)],
+        [classifier.guess(p) for p in (pictures, truth)],
+    )
     figures = []
-    for name, floor, clip, right in found:
-        figures.append(Figure(f"{name} (pocket CLIP)", clip, floor, "%"))
-        if right is not None:
-            figures.append(Figure(f"{name} (classifier)", _percent(right), floor, "%"))
-    restored = [backbone.decode(backbone.encode(picture)) for picture in truth]
-    original = classifier.guess(truth).features
-    return [
-        *figures,
-        Figure("Frechet distance, generated", frechet(seen.features, original), math.nan, "", False),
-        Figure(
-            "Frechet distance, through the autoencoder",
-            frechet(classifier.guess(restored).features, original),
-            math.nan,
-            "",
-            False,
-        ),
-    ]
+    for question in QUESTIONS:
+        by_clip: list[tuple[bool, bool]] = []
+        by_classifier: list[tuple[bool | None, bool | None]] = []
+        for i, scene in enumerate(asked):
+            if question.fits(scene):
+                texts = _texts(scorer, [world.caption(other) for other in question.others(world, scene)])
+                nearest, best = (int((texts @ one[i]).argmax()) < question.right for one in features)
+                by_clip.append((nearest, best))
+                seen, seen_best = (question.seen(world, scene, guess, i) for guess in guesses)
+                by_classifier.append((seen, seen_best))
+        for judge, verdicts in (("pocket CLIP", by_clip), ("classifier", by_classifier)):
+            if verdicts and verdicts[0][0] is not None:
+                share, best_share = (100 * float(np.mean(one)) for one in zip(*verdicts, strict=True))
+                title = f"{question.name} ({judge}, n = {len(verdicts)})"
+                figures.append(Figure(title, share, question.floor, "%", best=best_share))
+    restored = classifier.guess([backbone.decode(backbone.encode(picture)) for picture in truth])
+    distance, floor = (frechet(one.features, guesses[1].features) for one in (guesses[0], restored))
+    title = f"Frechet distance to the scenes (n = {count}; best: through the autoencoder)"
+    return [*figures, Figure(title, distance, math.nan, "", False, best=floor)]
+
+
+def _one(scene: Scene) -> bool:
+    return len(scene.items) == 1
+
+
+def _sees_objects(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
+    """Whether the likeliest objects are those of the scene; of two, only where it was taught more."""
+    if len(scene.items) > 1 and guess.hats is None:
+        return None
+    named = {world.objects.index(item.name) for item in scene.items}
+    return set(guess.objects[i].topk(len(named)).indices.tolist()) == named
+
+
+def _sees_place(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
+    return list(scenes.BACKGROUNDS)[int(guess.places[i])] == scene.background
+
+
+def _sees_hat(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
+    return None if guess.hats is None else (None, *scenes.HATS)[int(guess.hats[i])] == scene.items[0].hat
+
+
+def _sees_pose(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
+    return None if guess.poses is None else scenes.POSES[int(guess.poses[i])] == scene.items[0].pose
 
 
 def _other_objects(world: World, scene: Scene) -> list[Scene]:
@@ -235,7 +238,7 @@ def _other_objects(world: World, scene: Scene) -> list[Scene]:
     return [scene, *(_changed(scene, name=name) for name in others)]
 
 
-def _other_places(scene: Scene) -> list[Scene]:
+def _other_places(world: World, scene: Scene) -> list[Scene]:
     return [scene, *(replace(scene, background=name) for name in scenes.BACKGROUNDS if name != scene.background)]
 
 
@@ -250,18 +253,30 @@ def _other_pairs(world: World, scene: Scene) -> list[Scene]:
     ]
 
 
-def _other_hats(scene: Scene) -> list[Scene]:
+def _other_hats(world: World, scene: Scene) -> list[Scene]:
     own = scene.items[0].hat
     return [scene, *(_changed(scene, hat=hat) for hat in (None, *scenes.HATS) if hat != own)]
 
 
-def _other_poses(scene: Scene) -> list[Scene]:
+def _other_poses(world: World, scene: Scene) -> list[Scene]:
     own = scene.items[0].pose
     return [_changed(scene, pose=pose, hat=None) for pose in (own, *(p for p in scenes.POSES if p != own))]
 
 
 def _changed(scene: Scene, **changes: Any) -> Scene:
     return replace(scene, items=(replace(scene.items[0], **changes),))
+
+
+QUESTIONS = (
+    Question("named object", 97.0, _one, _other_objects, 1, _sees_objects),
+    Question("named background", 99.0, _one, _other_places, 1, _sees_place),
+    Question("both objects of a pair", 85.0, lambda scene: len(scene.items) == 2, _other_pairs, 2, _sees_objects),
+    Question("named hat", 85.0, lambda scene: _one(scene) and bool(scene.items[0].hat), _other_hats, 1, _sees_hat),
+    Question(
+        "named pose", 85.0, lambda scene: _one(scene) and scene.items[0].pose != "upright", _other_poses, 1, _sees_pose
+    ),
+)
+"""A pair counts in any order; hats and poses are asked of single objects that wear one, or are not upright."""
 
 
 def frechet(one: Tensor, other: Tensor) -> float:
@@ -274,10 +289,6 @@ def frechet(one: Tensor, other: Tensor) -> float:
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     roots = np.sqrt(np.linalg.eigvals(s @ t).real.clip(min=0))
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(s) + np.trace(t) - 2 * roots.sum())
-
-
-def _percent(right: Sequence[bool]) -> float:
-    return 100 * float(np.mean(right)) if right else math.nan
 
 
 def load_time(name: str = "pocket") -> Figure:
