@@ -102,7 +102,7 @@ def train(
     tokenizer: CLIPTokenizer,
     steps: int = 40_000,
     batch: int = 32,
-    scenes: int = 40_960,
+    scenes: int = 24_576,
     lr: float = 8e-4,
     drop: float = 0.1,
     gamma: float = 5.0,
