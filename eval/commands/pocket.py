@@ -88,7 +88,7 @@ def check(
     from cpam_bench.eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
     from cpam_bench.imba.common.files import write_json
 
-    figures = [figure for folder in run or () for figure in runs.all_figures(folder)]
+    figures = [figure for folder in run or () for figure in runs.figures(folder)]
     if not only_runs:
         asked = measure.WORLDS[world]
         model = Backbone.load(backbone)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpam_bench.eval.analysis.statistics import RESAMPLES, kendall_tau
+from cpam_bench.eval.analysis.statistics import kendall_tau
 from cpam_bench.eval.analysis.truth import by_kind
 from cpam_bench.eval.pocket.check import Figure
 from cpam_bench.eval.scoring.score import read_scores
@@ -47,21 +47,19 @@ def null_text(folder: str | Path) -> list[Figure]:
         UserError: the run lacks ``p2p-nti``, ``identity`` or ``ddim``, or is not scored.
     """
     means = read_scores(folder).groupby(["metric", "method"])["value"].mean()
-    needed = [("clip_score", "p2p-nti"), ("clip_score", "identity"), *((_LPIPS, m) for m in ("p2p-nti", "ddim"))]
+    needed = [("clip_score", "identity"), ("lpips_background", "ddim")]
+    needed += [(metric, "p2p-nti") for metric, _ in needed]
     if missing := [f"{metric} of {method}" for metric, method in needed if (metric, method) not in means]:
         raise UserError(f"{folder} has no {', no '.join(missing)}")
     gain = means["clip_score", "p2p-nti"] - means["clip_score", "identity"]
-    loss = means[_LPIPS, "p2p-nti"] - means[_LPIPS, "ddim"]
+    loss = means["lpips_background", "p2p-nti"] - means["lpips_background", "ddim"]
     return [
         Figure("p2p-nti: CLIPScore less identity's", float(gain), 0.0, ""),
         Figure("p2p-nti: background LPIPS less ddim's", float(loss), 0.0, "", higher=False),
     ]
 
 
-_LPIPS = "lpips_background"
-
-
-def order(folder: str | Path, resamples: int = RESAMPLES, seed: int = 0) -> list[Figure]:
+def order(folder: str | Path, resamples: int = 1000, seed: int = 0) -> list[Figure]:
     """Kendall's tau of the measured order of the methods with that of the paper's Table 2, a figure a metric.
 
     The name holds a 95 % percentile bootstrap interval over samples: the same samples are drawn for every method.
@@ -90,6 +88,14 @@ def order(folder: str | Path, resamples: int = RESAMPLES, seed: int = 0) -> list
     return figures
 
 
-def all_figures(folder: str | Path) -> list[Figure]:
-    """Every figure that a run of all methods gives."""
-    return [*edits(folder), *null_text(folder), *order(folder)]
+def figures(folder: str | Path) -> list[Figure]:
+    """What a run gives: of its edits by CPAM always, of null-text inversion and of the order if it has the methods.
+
+    Raises:
+        UserError: there is no such run, it has no CPAM, is not scored, or knows no truth.
+    """
+    methods = Store.open(folder).run.methods
+    found = edits(folder)
+    if {"p2p-nti", "identity", "ddim"} <= methods.keys():
+        found += null_text(folder) + order(folder)
+    return found
