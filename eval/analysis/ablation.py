@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.slices import Slice, read_task, slices
+from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.scoring.score import read_protocol, read_scores
-from cpam_bench.eval.store.store import Store
+from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.imba.common.files import write_rows
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Group as Printed
 
-    from cpam_bench.eval.store.store import Task
+    from cpam_bench.eval.store.records import Task
     from cpam_bench.imba.sample import Sample
 
 Name = Literal["modules", "T", "L", "normal", "refine", "guidance"]
@@ -179,33 +178,27 @@ COLUMNS = ["slice", "group", "setting", "method", "default", "metric", "mean", "
 COLUMNS += ["difference", "difference_low", "difference_high", "difference_n"]
 
 
-def table(store: Store, ablation: Ablation, slice: Slice | None = None, samples: Sequence[str] | None = None) -> Any:
+def table(scored: Scored, ablation: Ablation, slice: Slice | None = None, samples: Sequence[str] | None = None) -> Any:
     """Every configuration's means and its paired differences to the base: a data frame with :data:`COLUMNS`.
 
     Means are over the samples on which the group can act; ``slice`` is "all" for no slice.
 
     Args:
-        store: scored.
+        scored: the run.
         ablation: what it was made of.
         slice: a block for every kind of edit and the like.
         samples: ids to count, by default all of the run.
     """
-    scores = read_scores(store.folder)
-    metrics = list(read_protocol(store.folder)["metrics"])
-    counted = list(store.run.samples if samples is None else samples)
-    tasks = {sample: read_task(store, sample) for sample in counted}
+    counted = scored if samples is None else scored.only(samples)
+    tasks = {sample: counted.task(sample)[1] for sample in counted.samples}
     rows = []
-    for title, block in slices(store, slice).items():
-        if not block & set(counted):
-            continue
+    for title, block in slices(counted, slice).items():
         for name, group in ablation.groups.items():
-            acting = {sample for sample in counted if sample in block and group.acts(tasks[sample])}
-            mine = scores[scores["sample"].isin(acting)]
+            mine = block.only([sample for sample in block.samples if group.acts(tasks[sample])])
             for words, label in ablation.labels[name].items():
-                for metric in metrics:
-                    values = mine.loc[(mine["method"] == label) & (mine["metric"] == metric), "value"]
-                    estimate = mean_interval(values.to_numpy())
-                    difference = _difference(mine, label, ablation.base, metric)
+                for metric in scored.metrics:
+                    estimate = mean_interval(mine.values(label, metric))
+                    difference = _difference(mine.scores, label, ablation.base, metric)
                     head = (title or "all", name, words, label, label == ablation.base, metric)
                     rows.append((*head, *_numbers(estimate), *_numbers(difference)))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -271,27 +264,6 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
         )
     )
     return Lines(*parts)
-
-
-def picture(store: Store, ablation: Ablation, samples: Sequence[str]) -> Any:
-    """Figure 6 of the run: rows of samples; source, region, and the four combinations of the two modules."""
-    from cpam_bench.eval.figures.figure5 import figure
-
-    heads = {label: words for words, label in ablation.labels["modules"].items()}
-    heads[ablation.base] = "both modules"
-    return figure(store, samples, list(heads), titles=heads)
-
-
-def one_of_each_kind(store: Store, ablation: Ablation, count: int, samples: Sequence[str]) -> list[str]:
-    """The first samples of every kind of edit, in the run's order, that all four combinations have edited."""
-    labels = ablation.labels["modules"].values()
-    done = [sample for sample in samples if all(store.is_done(label, sample) for label in labels)]
-    tasks = {sample: read_task(store, sample) for sample in done}
-    kinds: dict[tuple[str, bool], str] = {}
-    for sample, task in tasks.items():
-        kinds.setdefault((task.kind, task.several_objects), sample)
-    chosen = list(kinds.values())[:count]
-    return chosen + [sample for sample in done if sample not in chosen][: count - len(chosen)]
 
 
 def plot(rows: pd.DataFrame, path: Path, title: str) -> None:

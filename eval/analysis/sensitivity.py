@@ -27,7 +27,8 @@ from cpam_bench.eval.analysis.statistics import kendall_tau, mean_interval, rank
 from cpam_bench.eval.metrics.clip import ClipScorer, load_clip
 from cpam_bench.eval.metrics.metric import METRICS, Batch, clip_score, lpips_whole, lpips_within
 from cpam_bench.eval.metrics.perceptual import load_lpips
-from cpam_bench.eval.scoring.score import BATCH, collect, load_batch, read_protocol
+from cpam_bench.eval.scoring.score import BATCH, collect, load_batch
+from cpam_bench.eval.scoring.scored import read_protocol
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_rows
 from cpam_bench.imba.common.hashes import weights_hash
@@ -132,7 +133,7 @@ def sensitivity(
         UserError: the run is not scored, has no edits, or its own scorer cannot be loaded.
     """
     store = Store.open(folder)
-    scored = read_protocol(folder)["metrics"]
+    scored = read_protocol(folder).metrics
     if "clip_score" not in scored:
         raise UserError(f"{folder} has no clip_score; measure it with: cpam-bench score {folder}")
     tasks, edits, damaged = collect(store)
@@ -140,8 +141,11 @@ def sensitivity(
         raise UserError(f"{folder} has no edits to score; run it first")
     notes = [f"damaged, left out: {line}" for line in damaged]
     protocols, unavailable = [], []
-    own = load_clip(scored["clip_score"]["scorer"], device)
-    if own.weights_sha256 != scored["clip_score"].get("weights_sha256"):
+    used = scored["clip_score"]
+    if used.scorer is None:
+        raise UserError(f"{folder} does not say which scorer it has; score it again with: cpam-bench score {folder}")
+    own = load_clip(used.scorer, device)
+    if own.weights_sha256 != used.weights_sha256:
         notes.append(f"the scorer {own.name} has other weights now than when {folder} was scored")
     protocols += _clip_protocols(own, default=True)
     for name in dict.fromkeys(clips):
@@ -151,7 +155,7 @@ def sensitivity(
             protocols += _clip_protocols(load_clip(name, device), default=False)
         except UserError as error:
             unavailable.append(str(error).partition("\n")[0])
-    half = store.run.backbone["resolution"] // 2
+    half = store.run.backbone.resolution // 2
     if half < SMALLEST:
         notes.append(f"LPIPS at half the size is left out: {half} pixels are too few")
     protocols += _lpips_protocols("alex", _load_trunk("alex").to(device), half, device)  # it comes with the package
@@ -279,7 +283,7 @@ def _rows(
     store: Store, edits: Sequence[Any], protocols: Sequence[Protocol], values: Sequence[Sequence[float]]
 ) -> pd.DataFrame:
     methods = [label for label in store.run.methods if any(edit.method == label for edit in edits)]
-    editing = [label for label in methods if store.run.methods[label]["edits"]]
+    editing = [label for label in methods if store.run.methods[label].edits]
     of = np.array([edit.method for edit in edits])
     means = {
         (protocol.metric, protocol.name): {label: mean_interval(np.asarray(found)[of == label]) for label in methods}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from cpam_bench.eval.store.store import Store, Task
-from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.eval.scoring.scored import Scored
+from cpam_bench.eval.store.records import Task
 
 Slice = Literal["kind", "retain", "several"]
 
@@ -22,31 +22,15 @@ def slice_of(task: Task, slice: Slice) -> str:
     return _TITLES[slice](task)
 
 
-def slices(store: Store, slice: Slice | None) -> dict[str, set[str]]:
-    """Title -> the samples of a block, in the run's order; all samples under "" for no slice.
+def slices(scored: Scored, slice: Slice | None) -> dict[str, Scored]:
+    """Title -> the samples of a block, in the runs' order; all samples under "" for no slice.
 
     Raises:
         UserError: a sample's task is damaged or missing, so that it belongs nowhere.
     """
     if slice is None:
-        return {"": set(store.run.samples)}
-    blocks: dict[str, set[str]] = {}
-    for sample in store.run.samples:
-        blocks.setdefault(slice_of(read_task(store, sample), slice), set()).add(sample)
-    return blocks
-
-
-def read_task(store: Store, sample: str) -> Task:
-    """A sample's task, which must be there.
-
-    Raises:
-        UserError: it is damaged or missing.
-    """
-    try:
-        task = store.read_task(sample)
-    except Damaged as error:
-        raise UserError(f"{error}; run the same command again to make it anew") from error
-    if task is None:
-        path = store.source_path(sample).with_suffix(".json")
-        raise UserError(f"{path} is missing; without it sample {sample} has no slice: run the same command again")
-    return task
+        return {"": scored}
+    blocks: dict[str, list[str]] = {}
+    for sample in scored.samples:
+        blocks.setdefault(slice_of(scored.task(sample)[1], slice), []).append(sample)
+    return {title: scored.only(samples) for title, samples in blocks.items()}

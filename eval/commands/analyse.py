@@ -122,19 +122,20 @@ def ablate(
     )
     outcome = execute_or_tell(data, list(plan.editors), folder, settings, arguments, plan.wanted(data.samples))
 
+    from cpam_bench.eval.figures import figure6
     from cpam_bench.eval.figures.figure5 import write
-    from cpam_bench.eval.store.store import Store
+    from cpam_bench.eval.scoring.scored import Scored
 
-    store = Store.open(folder)
+    scored = Scored.open(folder)
     place = tables or folder
     chosen = [sample.id for sample in data]
-    found = ablation.table(store, plan, slice, chosen)
+    found = ablation.table(scored, plan, slice, chosen)
     assert outcome.board is not None  # it is scored
     title = f"ablation of {plan.base}; {outcome.board.title.partition(': ')[2]}"
     ablation.write_table(found, place / "ablation.csv")
     written = [place / "ablation.csv"]
-    if "modules" in plan.groups and (shown := ablation.one_of_each_kind(store, plan, rows, chosen)):
-        write(ablation.picture(store, plan, shown), place / "modules.png")
+    if "modules" in plan.groups and (shown := figure6.one_of_each_kind(scored, plan, rows, chosen)):
+        write(figure6.figure(scored, plan, shown), place / "modules.png")
         written.append(place / "modules.png")
     if "guidance" in plan.groups:
         ablation.plot(found, place / "guidance.png", title)

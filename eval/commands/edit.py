@@ -102,6 +102,7 @@ def edit(
     from cpam_bench.cpam.backbone import Backbone
     from cpam_bench.eval.run.describe import describe_editor, versions
     from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.store.records import plain
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
     from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
@@ -154,7 +155,7 @@ def edit(
         "device": place,
         "dtype": dtype,
         "methods": {
-            label: describe_editor(label, editors[label]) | {"seed": result.seed, "seconds": result.seconds}
+            label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
             for label, result in results.items()
         },
         "versions": versions(),

@@ -70,6 +70,7 @@ def figure(
     from cpam_bench.eval.figures.figure5 import choose, write
     from cpam_bench.eval.figures.figure5 import figure as draw
     from cpam_bench.eval.methods import registry
+    from cpam_bench.eval.scoring.scored import Scored
     from cpam_bench.eval.store.store import Store
 
     if out.suffix.lower() not in (".png", ".pdf"):
@@ -79,7 +80,7 @@ def figure(
     wanted = registry.split(methods) if methods else [label for label in known if label != "identity"]
     if unknown := [label for label in wanted if label not in known]:
         raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
-    rows = split_names(samples) if samples else choose(store, wanted, pick, count, seed)
+    rows = split_names(samples) if samples else choose(Scored.open(folder), wanted, pick, count, seed)
     picture = draw(store, rows, wanted)
     write(picture, out)
     typer.echo(f"{out}")

@@ -300,7 +300,8 @@ def score(
     from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.scoring.score import choose
     from cpam_bench.eval.scoring.score import score as measure
-    from cpam_bench.eval.store.store import Store, locked
+    from cpam_bench.eval.store.lock import locked
+    from cpam_bench.eval.store.store import Store
 
     quiet()
     store = Store.open(folder)

@@ -19,7 +19,7 @@ import cpam_bench
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
-from cpam_bench.eval.store.store import Run
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Method, Run
 from cpam_bench.imba.sample import Sample
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
@@ -69,13 +69,8 @@ def describe_run(
     """
     return Run(
         arguments=dict(arguments),
-        dataset={"name": dataset.name, "fingerprint": dataset.fingerprint, "pocket": dataset.is_pocket},
-        backbone={
-            "name": backbone.name,
-            "weights": dict(backbone.fingerprint),
-            "resolution": backbone.resolution,
-            "pocket": backbone.is_pocket,
-        },
+        dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
+        backbone=BackboneFacts(backbone.name, dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket),
         steps=steps,
         seed=seed,
         dtype=dtype,
@@ -91,18 +86,18 @@ def describe_run(
     )
 
 
-def describe_editor(label: str, editor: Editor) -> dict[str, Any]:
+def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
     name = label.partition(":")[0]
     point = registry.entry_points().get(name)
-    return {
-        "method": name,
-        "title": editor.title,
-        "edits": editor.edits,
-        "parameters": registry.parameters(editor),
-        "reference": editor.reference,
-        "package": " ".join(registry.distribution(point)).strip() if point else "",
-    }
+    return Method(
+        method=name,
+        title=editor.title,
+        edits=editor.edits,
+        parameters=registry.parameters(editor),
+        reference=editor.reference,
+        package=" ".join(registry.distribution(point)).strip() if point else "",
+    )
 
 
 def machine(device: str) -> dict[str, Any]:

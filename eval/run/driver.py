@@ -24,7 +24,8 @@ from cpam_bench.eval.run.messages import Began, Broken, Died, Finished, Made, Me
 from cpam_bench.eval.run.progress import Bars, bars
 from cpam_bench.eval.run.schedule import TRIES, Job, Schedule, Work, units
 from cpam_bench.eval.run.worker import Worker, failed
-from cpam_bench.eval.store.store import Store, Task, at_once
+from cpam_bench.eval.store.records import Task
+from cpam_bench.eval.store.store import Store, at_once
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -76,7 +77,7 @@ def run(
     that the next run continues.
 
     Args:
-        store: held under :func:`cpam_bench.eval.store.store.locked`; steps and seed are its run's.
+        store: held under :func:`cpam_bench.eval.store.lock.locked`; steps and seed are its run's.
         samples: what to edit.
         editors: canonical label -> editor.
         backbone: as the editors take it; the runner itself needs what makes pictures fit.
@@ -338,7 +339,7 @@ def prepare(sample: Sample, backbone: Any) -> Prepared:
 
 def write_task(store: Store, prepared: Prepared) -> None:
     """Store a sample as editors and metrics see it."""
-    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)}
+    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
     task = Task(**{name: getattr(prepared.sample, name) for name in shared})
     store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 

@@ -33,7 +33,8 @@ from cpam_bench.eval.run.settings import (
 )
 from cpam_bench.eval.run.worker import Recipe
 from cpam_bench.eval.scoring.score import Scores, default_clip, score
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.dataset import Dataset
 from cpam_bench.imba.errors import UserError

@@ -13,7 +13,7 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.run.cache import TrajectoryCache
 from cpam_bench.eval.run.costs import clock, processor
 from cpam_bench.eval.run.describe import versions
-from cpam_bench.eval.store.store import Inversion
+from cpam_bench.eval.store.records import Inversion
 from cpam_bench.imba.sample import Sample
 
 T = TypeVar("T")

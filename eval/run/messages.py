@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cpam_bench.eval.store.store import Edit
+from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.sample import Sample
 
 

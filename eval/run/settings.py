@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from cpam_bench.cpam.backbone import Resize
-from cpam_bench.eval.store.store import Run
+from cpam_bench.eval.store.records import Run
 from cpam_bench.imba.errors import UserError
 
 ExecutorName = Literal["serial", "processes", "ray"]

@@ -30,7 +30,7 @@ from cpam_bench.eval.run.describe import code_hash, versions
 from cpam_bench.eval.run.guard import Guard
 from cpam_bench.eval.run.inversion import Inverter, MakeSource, TimedSource, halving
 from cpam_bench.eval.run.messages import Began, Made, Message, Note, Unit
-from cpam_bench.eval.store.store import Edit
+from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import encode_png
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample

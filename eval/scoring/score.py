@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cpam_bench.eval.metrics.clip import DEFAULT, ClipScorer, load_clip
-from cpam_bench.eval.metrics.metric import METRICS, Batch, Models, measure
-from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
+from cpam_bench.eval.metrics.metric import METRICS, Batch, Metric, Models, measure
+from cpam_bench.eval.scoring.scored import COLUMNS, read_protocol, read_scores
+from cpam_bench.eval.store.derived import note
+from cpam_bench.eval.store.records import Edit, Measured, Protocol, Task, parse, plain
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_json, write_rows
-from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import Damaged, UserError
 
 BATCH = 16
-COLUMNS = ["method", "sample", "metric", "value"]
 _PACKAGES = ("open_clip_torch", "lpips", "torchmetrics", "torch", "torchvision", "pillow")
 
 
@@ -71,7 +71,7 @@ def score(
     how often the run was interrupted.
 
     Args:
-        store: held under :func:`cpam_bench.eval.store.store.locked`.
+        store: held under :func:`cpam_bench.eval.store.lock.locked`.
         names: metrics to measure; others are kept if they still hold.
         clip: the scorer or its name, by default the one that fits the data.
         device: a torch device.
@@ -79,16 +79,15 @@ def score(
     chosen = choose(names)
     tasks, edits, damaged = collect(store)
     if clip is None:
-        clip = default_clip(store.run.dataset["pocket"])
+        clip = default_clip(store.run.dataset.pocket)
     if isinstance(clip, str) and any(METRICS[name].uses == "clip" for name in chosen):
         clip = load_clip(clip, device)
     models = Models(clip.to(device) if isinstance(clip, ClipScorer) else None, device)
-    protocols = {name: models.describe(METRICS[name]) for name in chosen}
+    protocols = {name: describe(METRICS[name], models) for name in chosen}
 
     inputs = digest(tasks, edits)
-    old = read_protocol(store.folder) if (store.folder / "scores.json").is_file() else {}
-    held = _held(store, old, inputs)
-    pending = [name for name in chosen if name not in held or old["metrics"][name] != protocols[name]]
+    old, held = _held(store, edits, inputs)
+    pending = [name for name in chosen if name not in held or old.metrics[name] != protocols[name]]
     values = {name: cells for name, cells in held.items() if name not in pending}
     if pending:
         measured = measure_edits(store, tasks, edits, pending, models)
@@ -98,54 +97,18 @@ def score(
     rows = [
         (edit.method, edit.sample, name, values[name][edit.method, edit.sample]) for edit in edits for name in order
     ]
-    write_rows(store.folder / "scores.csv", COLUMNS, rows)
-    kept = {name: protocols.get(name) or old["metrics"][name] for name in order}
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    write_json(
-        store.folder / "scores.json",
-        {
-            "inputs": inputs,
-            "resolution": store.run.backbone["resolution"],
-            "background": "complement of the alteration mask, at the resolution of the pictures (nearest neighbour)",
-            "metrics": kept,
-            "versions": versions if pending else old["versions"],
-        },
+    made = Measured(
+        inputs=inputs,
+        resolution=store.run.backbone.resolution,
+        background="complement of the alteration mask, at the resolution of the pictures (nearest neighbour)",
+        metrics={name: protocols.get(name) or old.metrics[name] for name in order},
+        versions=versions if pending else old.versions,
     )
+    write_rows(store.folder / "scores.csv", COLUMNS, rows)
+    write_json(store.folder / "scores.json", plain(made))
+    note(store.folder, ["scores.csv", "scores.json"])
     return Scores(pd.DataFrame(rows, columns=COLUMNS), damaged, _truncated(models.clip, tasks))
-
-
-def read_scores(folder: str | Path) -> pd.DataFrame:
-    """``scores.csv`` of a run: method, sample, metric, value.
-
-    Raises:
-        UserError: the run has not been scored, or the file is damaged.
-    """
-    path = place(folder) / "scores.csv"
-    if not path.is_file():
-        raise UserError(f"{folder} has no scores.csv; make it with: cpam-bench score {folder}")
-    try:
-        # As text first: a parser of numbers may be off in the last digit, and a method may be called "nan".
-        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
-        table["value"] = [float(value or "nan") for value in table["value"]]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it again with: cpam-bench score {folder}") from error
-    return table[COLUMNS]
-
-
-def read_protocol(folder: str | Path) -> dict[str, Any]:
-    """``scores.json`` of a run: the protocol of each metric under ``metrics``.
-
-    Raises:
-        UserError: it is not there or damaged.
-    """
-    path = place(folder) / "scores.json"
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data["metrics"], dict):
-            raise ValueError("no metrics")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and run: cpam-bench score {folder}") from error
-    return data
 
 
 def collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
@@ -173,17 +136,32 @@ def digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
     return digest.hexdigest()
 
 
-def _held(store: Store, old: dict[str, Any], inputs: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Metric -> (method, sample) -> value, of scores that were measured of the very same pictures."""
-    if not old or old.get("inputs") != inputs or not (store.folder / "scores.csv").is_file():
-        return {}
-    table = read_scores(store.folder)
-    return {
-        name: dict(zip(zip(rows["method"], rows["sample"], strict=True), rows["value"].tolist(), strict=True))
-        for name in METRICS
-        if name in old["metrics"]
-        for rows in [table[table["metric"] == name]]
-    }
+def describe(metric: Metric, models: Models) -> Protocol:
+    """The protocol of a metric with the model behind it."""
+    return parse(Protocol, models.describe(metric), Path("scores.json"))
+
+
+def _held(store: Store, edits: list[Edit], inputs: str) -> tuple[Measured, dict[str, dict[tuple[str, str], float]]]:
+    """How the run was scored before, and metric -> (method, sample) -> value of the scores that still hold.
+
+    They hold if they were measured of the very same pictures, and the files that say so can be trusted.  What cannot is
+    measured again, whatever state it is in.
+    """
+    nothing = Measured(metrics={})
+    try:
+        old, table = read_protocol(store.folder), read_scores(store.folder)
+    except UserError:
+        return nothing, {}
+    if old.inputs != inputs:
+        return nothing, {}
+    held = {}
+    expected = {(edit.method, edit.sample) for edit in edits}
+    for name in METRICS:
+        rows = table[table["metric"] == name]
+        keys = list(zip(rows["method"], rows["sample"], strict=True))
+        if name in old.metrics and len(keys) == len(expected) and set(keys) == expected:
+            held[name] = dict(zip(keys, rows["value"].tolist(), strict=True))
+    return old, held
 
 
 def measure_edits(
@@ -200,28 +178,24 @@ def measure_edits(
 
 def load_batch(store: Store, tasks: dict[str, Task], edits: list[Edit]) -> Batch:
     """The pictures, masks and prompts of some edits, all of which have tasks."""
-    source = np.stack([_read(store.source_path(edit.sample)) for edit in edits])
+    mine = [tasks[edit.sample] for edit in edits]
+    source = np.stack([_pixels(store.read_source(task)) for task in mine])
     empty = np.zeros(source.shape[1:3], dtype=bool)
-    masked = np.array([tasks[edit.sample].mask_sha256 is not None for edit in edits])
-    has_truth = np.array([tasks[edit.sample].truth_sha256 is not None for edit in edits])
-    masks = [_read(store.mask_path(edit.sample), "L") > 127 if masked[i] else empty for i, edit in enumerate(edits)]
-    truths = [
-        _read(store.truth_path(edit.sample)) if has_truth[i] else np.zeros_like(source[0])
-        for i, edit in enumerate(edits)
-    ]
+    masks = [store.read_mask(task) for task in mine]
+    truths = [store.read_truth(task) for task in mine]
     return Batch(
         source=source,
-        edit=np.stack([_read(store.edit_path(edit.method, edit.sample)) for edit in edits]),
-        mask=np.stack(masks),
-        masked=masked,
-        prompts=[tasks[edit.sample].target_prompt for edit in edits],
-        truth=np.stack(truths),
-        has_truth=has_truth,
+        edit=np.stack([_pixels(store.read_picture(edit)) for edit in edits]),
+        mask=np.stack([empty if mask is None else mask for mask in masks]),
+        masked=np.array([mask is not None for mask in masks]),
+        prompts=[task.target_prompt for task in mine],
+        truth=np.stack([np.zeros_like(source[0]) if truth is None else _pixels(truth) for truth in truths]),
+        has_truth=np.array([truth is not None for truth in truths]),
     )
 
 
-def _read(path: Path, mode: str = "RGB") -> np.ndarray:
-    return np.array(open_picture(path).convert(mode))
+def _pixels(picture: Image.Image) -> np.ndarray:
+    return np.array(picture.convert("RGB"))
 
 
 def _truncated(clip: ClipScorer | None, tasks: dict[str, Task]) -> list[str]:

@@ -43,7 +43,8 @@ from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.run.executor import Executor, Serial
 from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 METHODS = ("cpam", "masactrl", "ddim")

@@ -18,7 +18,9 @@ from PIL import Image
 from cpam_bench.cpam.editing import Capabilities, parameter
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.describe import describe_run
-from cpam_bench.eval.store.store import Run, Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.records import Run
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 RESOLUTION = 64

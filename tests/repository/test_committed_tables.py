@@ -18,8 +18,9 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.metrics.metric import METRICS
 from cpam_bench.eval.pocket import runs
 from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
-from cpam_bench.eval.scoring.score import read_scores
-from cpam_bench.eval.store.store import Edit, Run, Store, Task
+from cpam_bench.eval.scoring.scored import Scored, read_scores
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Run, Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.tables import render, table2_beside
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.tasks import random_tasks
@@ -44,8 +45,8 @@ def rebuilt(committed: Path, folder: Path, data: str = "pocket") -> Store:
     labels, ids = list(scores["method"].unique()), [task.id for task in SAMPLES[data]]
     run = Run(
         arguments={},
-        dataset={"name": data, "fingerprint": "", "pocket": True},
-        backbone={"name": "pocket", "weights": {}, "resolution": 128, "pocket": True},
+        dataset=DataSet(data, "", True),
+        backbone=BackboneFacts("pocket", {}, 128, True),
         steps=50,
         seed=0,
         dtype="float32",
@@ -89,7 +90,7 @@ def test_committed_ablations_are_those_of_the_committed_scores(
     name: str, data: str, groups: list[str], tmp_path: Path
 ) -> None:
     store = rebuilt(POCKET / name, tmp_path / "run", data)
-    same(table(store, plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
+    same(table(Scored.open(store.folder), plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
 
 
 def test_what_the_committed_run_says_of_the_pocket_backbone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cpam_bench.cpam.editing import Capabilities, parameter
 from cpam_bench.eval.analysis import ablation as ablate
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.scoring.score import read_scores
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 

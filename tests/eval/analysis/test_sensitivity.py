@@ -19,7 +19,8 @@ from cpam_bench.eval.analysis import sensitivity as module
 from cpam_bench.eval.analysis.sensitivity import FILTERS, sensitivity
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -142,5 +143,5 @@ def test_command(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     run_all(tmp_path / "run", editors(Brighten()), samples(1))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="has not been scored"):
         sensitivity(tmp_path / "run")

@@ -30,7 +30,8 @@ from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.run.executor import Executor, Serial
 from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe, Worker
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 COSTS = ("seconds", "inversion_seconds", "inversion", "peak_memory_mib")

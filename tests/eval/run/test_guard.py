@@ -17,7 +17,8 @@ from cpam_bench.eval.run import driver
 from cpam_bench.eval.run.executor import Serial
 from cpam_bench.eval.run.guard import Guard
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ from cpam_bench.eval.metrics.metric import METRICS
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.eval.scoring import score as scoring
-from cpam_bench.eval.scoring.score import read_protocol, read_scores, score
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_protocol, read_scores
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -247,7 +249,7 @@ def test_some_metrics_are_measured_and_the_others_kept(tmp_path, clip):
     assert set(_score(tmp_path, clip, ["mse_background"]).table["metric"]) == {"mse_background"}
     table = _score(tmp_path, clip, ["psnr_background"]).table
     assert set(table["metric"]) == {"mse_background", "psnr_background"}
-    assert set(read_protocol(tmp_path)["metrics"]) == {"mse_background", "psnr_background"}
+    assert set(read_protocol(tmp_path).metrics) == {"mse_background", "psnr_background"}
     with pytest.raises(UserError, match="unknown metric 'psnr'; there are: clip_score, "):
         _score(tmp_path, clip, ["psnr"])
 
@@ -255,7 +257,7 @@ def test_some_metrics_are_measured_and_the_others_kept(tmp_path, clip):
 def test_another_scorer_is_noticed(tmp_path, clip):
     run_all(tmp_path, editors(Brighten()), samples(1))
     _score(tmp_path, clip)
-    protocol = read_protocol(tmp_path)
+    protocol = json.loads((tmp_path / "scores.json").read_text())
     protocol["metrics"]["clip_score"]["weights_sha256"] = "0" * 64
     (tmp_path / "scores.json").write_text(json.dumps(protocol))
     rows = (tmp_path / "scores.csv").read_text().replace("clip_score,", "clip_score,7")

@@ -32,7 +32,8 @@ from cpam_bench.eval.run.executor import Executor, Serial
 from cpam_bench.eval.run.inversion import halving
 from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 STEPS = 4
@@ -192,7 +193,7 @@ def test_what_fails_together_is_made_alone(tmp_path: Path, capsys: pytest.Captur
 def test_another_batch_is_refused() -> None:
     one, two = (described(editors(Brighten()), samples(1), batch=batch) for batch in (1, 2))
     assert one.differences(two) == ["batch: 1 -> 2"]
-    assert FakeBackbone.resolution == one.backbone["resolution"]
+    assert FakeBackbone.resolution == one.backbone.resolution
 
 
 def test_the_filter_of_pictures_is_recorded_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:

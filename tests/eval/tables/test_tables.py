@@ -409,7 +409,7 @@ def test_misuse_is_told(run: Path, tmp_path: Path) -> None:
         invoke(2, tmp_path)
     (tmp_path / "scores.csv").write_bytes((run / "scores.csv").read_bytes())
     write_json(tmp_path / "scores.json", {"metrics": {"clip_score": {}}})
-    with pytest.raises(UserError, match="no lpips_background"):
+    with pytest.raises(UserError, match=r"metrics that scores\.json does not tell of"):
         invoke(2, tmp_path)
 
 

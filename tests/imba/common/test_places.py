@@ -25,8 +25,10 @@ from cpam_bench.eval.audit.status import status
 from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.scoring.score import read_scores, score
-from cpam_bench.eval.store.store import Store, holder, locked
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
+from cpam_bench.eval.store.lock import holder, locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common import places
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
