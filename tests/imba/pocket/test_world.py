@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cpam_bench.imba.pocket import scenes, world
+from cpam_bench.imba.pocket.next_tasks import TASKS
 
 EXAMPLES = [world.sample_example(random.Random(i)) for i in range(300)]
 SCENES = [one.scene for one in EXAMPLES]
@@ -98,3 +99,23 @@ def test_flaws_are_named_in_words_of_negative_prompts() -> None:
     assert 0.8 < np.mean(named) < 0.98
     alone = [text for text in texts if all(part in world.FLAWS["blurred"] for part in text.split(", "))]
     assert 0.15 < len(alone) / len(texts) < 0.4
+
+
+def test_the_next_tasks_are_of_this_world() -> None:
+    kinds = [task.kind for task in TASKS]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "replace": 8,
+        "pose": 8,
+        "background": 2,
+        "add": 4,
+        "remove": 2,
+    }
+    assert len({task.id for task in TASKS}) == 24
+    for task in TASKS:
+        before, after = world.draw(task.source), world.draw(task.truth)
+        assert np.abs(np.asarray(before.image, int) - np.asarray(after.image, int)).max() > 100
+        for item in (*task.source.items, *task.truth.items):
+            assert item.name in world.OBJECTS and (item.name in world.TURNED or item.pose in ("upright", "jumping"))
+            assert 52 <= item.size <= 80
+        for mask in (*before.masks, *after.masks):
+            assert not mask[0].any() and not mask[:, (0, -1)].any(), task.id
