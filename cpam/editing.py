@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cpam_bench.cpam.source import Source
+from cpam_bench.imba.common.labels import parameter as parameter  # editors declare their fields by it
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -95,11 +95,6 @@ class ReadsFiles(Protocol):
     def inputs(self, sample: Sample) -> dict[str, Any]:
         """Their names and hashes as JSON values; stored with each edit."""
         ...
-
-
-def parameter(default: Any, help: str, source: str) -> Any:
-    """A field of an editor: its default, what it does, and where the default comes from."""
-    return dataclasses.field(default=default, metadata={"help": help, "source": source})
 
 
 def source_mask(sample: Sample, source: Source) -> np.ndarray:

@@ -82,10 +82,10 @@ def check(
     from rich.table import Table
 
     from cpam_bench.cpam.backbone import Backbone
+    from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
     from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
     from cpam_bench.eval.pocket import check as measure
     from cpam_bench.eval.pocket import runs
-    from cpam_bench.eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
     from cpam_bench.imba.common.files import write_json
 
     figures = [figure for folder in run or () for figure in runs.figures(folder)]

@@ -258,7 +258,7 @@ def execute_or_tell(
         say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
     if outcome.scores:
-        report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+        report_scoring(outcome.scores)
     return outcome
 
 
@@ -285,9 +285,23 @@ def file_name(name: str) -> str:
 def score(
     folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     metrics: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Metrics to measure, each NAME or NAME:KEY=VALUE; what was measured before is kept.",
+            show_default="the usual ten",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metrics of another benchmark, to the letter: pie-bench.")
     ] = None,
     clip: Clip = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=PLACE", help="Folder or hub name of another network, as cpam-bench metrics lists them."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Measure the edits of a run again, with other metrics or another scorer if you like.
@@ -296,22 +310,30 @@ def score(
     means that files of the run are damaged.
     """
     from cpam_bench.eval.analysis.leaderboard import leaderboard
-    from cpam_bench.eval.metrics.metric import METRICS
+    from cpam_bench.eval.metrics.metric import choose
     from cpam_bench.eval.run.settings import choose_device, quiet
-    from cpam_bench.eval.scoring.score import choose
     from cpam_bench.eval.scoring.score import score as measure
     from cpam_bench.eval.store.lock import locked
     from cpam_bench.eval.store.store import Store
+    from cpam_bench.imba.common.labels import split
 
     quiet()
     store = Store.open(folder)
-    names = choose(split_names(metrics)) if metrics else list(METRICS)
+    chosen = list(choose(split(metrics or ""), protocol))
+    places = dict(_place_of(one) for one in network or [])
     with locked(folder):
-        scores = measure(store, names, clip, choose_device(device))
+        scores = measure(store, chosen, clip, choose_device(device), places)
         board = leaderboard([folder])
         board.write(folder)
-    report_scoring(scores.damaged, scores.truncated)
+    report_scoring(scores)
     print_board(board)
     typer.echo(f"{folder / 'scores.csv'}")
     if scores.damaged:
         raise typer.Exit(1)
+
+
+def _place_of(text: str) -> tuple[str, str]:
+    role, equals, where = text.partition("=")
+    if not equals or not where:
+        raise UserError(f"--network {text!r} is not ROLE=PLACE, such as dino=FOLDER")
+    return role, where

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from cpam_bench.cpam.backbone import Backbone, ddim
 from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.sampling import reconstruct
+from cpam_bench.eval.metrics.classifier import Classifier, Guess
 from cpam_bench.eval.metrics.clip import ClipScorer
-from cpam_bench.eval.pocket.classifier import Classifier, Guess
 from cpam_bench.eval.pocket.training import examples, held_out
 from cpam_bench.eval.pocket.vae import reconstruction_psnr
 from cpam_bench.imba.pocket import scenes, world

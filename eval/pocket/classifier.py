@@ -1,78 +1,24 @@
-"""A small classifier of objects and backgrounds, apart from the pocket CLIP: a second opinion on what was generated."""
+"""The training of the classifier of objects and backgrounds, apart from the pocket CLIP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from timm.models.resnet import BasicBlock, ResNet
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
-from cpam_bench.eval.pocket.clip import EDGE, small
+from cpam_bench.eval.metrics.classifier import Classifier
+from cpam_bench.eval.pocket.clip import small
 from cpam_bench.eval.pocket.training import Run, cosine, example
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES
 from cpam_bench.imba.pocket.world import OBJECTS
 
-POCKET_CLASSIFIER = Path(__file__).parents[1] / "weights" / "pocket-classifier.safetensors"
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What a classifier sees in pictures, as indices.
-
-    Attributes:
-        objects: likeliness of each object, float (B, number of objects).
-        places: the background, an index into BACKGROUNDS, (B,).
-        hats: 0 for none, else 1 + an index into HATS, (B,); None of a classifier that was not taught them.
-        poses: an index into POSES, (B,); None likewise.
-        features: what the heads see, float (B, D).
-    """
-
-    objects: Tensor
-    places: Tensor
-    hats: Tensor | None
-    poses: Tensor | None
-    features: Tensor
-
-
-class Classifier(nn.Module):
-    """Image (B, 3, 64, 64) in [-1, 1] -> logits of the objects, the background and, if taught, the hat and the pose."""
-
-    def __init__(self, objects: int, whole: bool = True) -> None:
-        super().__init__()
-        self.trunk = ResNet(BasicBlock, (1, 1, 1, 1), channels=(24, 48, 72, 112), stem_width=24, num_classes=0)
-        width = self.trunk.num_features
-        self.objects = nn.Linear(width, objects)
-        self.places = nn.Linear(width, len(BACKGROUNDS))
-        self.hats = nn.Linear(width, 1 + len(HATS)) if whole else None
-        self.poses = nn.Linear(width, len(POSES)) if whole else None
-
-    @torch.inference_mode()
-    def guess(self, pictures: Sequence[Image.Image]) -> Guess:
-        """What is in each picture (RGB, any size)."""
-        resized = [picture.convert("RGB").resize((EDGE, EDGE), Image.Resampling.BICUBIC) for picture in pictures]
-        x = torch.from_numpy(np.stack([np.asarray(one) for one in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        features = torch.cat([self.trunk(part) for part in x.split(64)])
-        hats = None if self.hats is None else self.hats(features).argmax(1)
-        poses = None if self.poses is None else self.poses(features).argmax(1)
-        return Guess(self.objects(features), self.places(features).argmax(1), hats, poses, features)
-
-
-def load_classifier(path: Path = POCKET_CLASSIFIER) -> Classifier:
-    state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-    model = Classifier(len(state["objects.weight"]), whole="hats.weight" in state)
-    model.load_state_dict(state)
-    return model.eval()
-
 
 def train(
     folder: Path,
-    target: Path = POCKET_CLASSIFIER,
+    target: Path,
     steps: int = 1500,
     batch: int = 64,
     scenes: int = 12_000,

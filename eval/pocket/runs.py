@@ -10,7 +10,7 @@ import numpy as np
 from cpam_bench.eval.analysis.statistics import kendall_tau
 from cpam_bench.eval.analysis.truth import by_kind
 from cpam_bench.eval.pocket.check import Figure
-from cpam_bench.eval.scoring.score import read_scores
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.tables import METRICS, table2_beside
 from cpam_bench.imba.errors import UserError

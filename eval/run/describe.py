@@ -20,6 +20,7 @@ from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.records import BackboneFacts, DataSet, Method, Run
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.sample import Sample
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
@@ -89,14 +90,13 @@ def describe_run(
 def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
     name = label.partition(":")[0]
-    point = registry.entry_points().get(name)
     return Method(
         method=name,
         title=editor.title,
         edits=editor.edits,
-        parameters=registry.parameters(editor),
+        parameters=parameters(editor),
         reference=editor.reference,
-        package=" ".join(registry.distribution(point)).strip() if point else "",
+        package=registry.EDITORS.package_of(name),
     )
 
 

@@ -32,6 +32,7 @@ from cpam_bench.eval.run.inversion import Inverter, MakeSource, TimedSource, hal
 from cpam_bench.eval.run.messages import Began, Made, Message, Note, Unit
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import encode_png
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -204,7 +205,7 @@ class Worker:
             method=method,
             sample=sample.id,
             status="ok",
-            params=registry.parameters(self.editors[method]) | inputs,
+            params=parameters(self.editors[method]) | inputs,
             seed=edit_seed(self.seed, method, sample.id),
             seconds=seconds,
             inversion_seconds=(source.inversion_seconds or 0.0) if source.inversion else 0.0,
@@ -326,7 +327,7 @@ def failed(method: str, editor: Editor, sample: str, seed: int, error: BaseExcep
         method=method,
         sample=sample,
         status="failed",
-        params=registry.parameters(editor),
+        params=parameters(editor),
         seed=edit_seed(seed, method, sample),
         seconds=seconds,
         error=words(error),

@@ -11,7 +11,7 @@ from paths import ROOT
 from cpam_bench.eval.methods import registry
 
 PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
-NAMES = "|".join(registry.entry_points())
+NAMES = "|".join(registry.EDITORS.entry_points())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

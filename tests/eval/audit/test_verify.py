@@ -24,7 +24,7 @@ from cpam_bench.eval.audit.rerun import rerun
 from cpam_bench.eval.audit.status import render, status
 from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.metrics.metric import METRICS
+from cpam_bench.eval.metrics.metric import DEFAULT
 from cpam_bench.eval.run.execute import execute
 from cpam_bench.eval.run.settings import Settings
 from cpam_bench.eval.scoring.score import score
@@ -59,7 +59,7 @@ def test_a_copied_run_verifies(folder: Path) -> None:
     found = verify(folder)
     assert found.wrong == [] and found.unchecked == []
     assert found.files == 3 * 3 + 2 * 3 * 2
-    assert found.scores == 2 * len(METRICS)
+    assert found.scores == 2 * len(DEFAULT)
     called = CliRunner().invoke(app, ["verify", str(folder)])
     assert called.exit_code == 0 and "20 scores measured again, 0 wrong" in called.output
 
@@ -126,8 +126,8 @@ def test_scores_of_a_scorer_that_is_not_at_hand_are_told(folder: Path, clip: str
     note(folder, ["scores.json"])
     found = verify(folder)
     assert found.wrong == [] and "clip_score, clip_score_region: " in found.unchecked[0]
-    assert found.scores == 2 * (len(METRICS) - 2)
-    assert verify(folder, clip=clip).scores == 2 * len(METRICS)
+    assert found.scores == 2 * (len(DEFAULT) - 2)
+    assert verify(folder, clip=clip).scores == 2 * len(DEFAULT)
 
 
 # rerun ----------------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from cpam_bench.cpam.backbone import NAMES, Backbone
+from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
 from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, unet, vae
-from cpam_bench.eval.pocket.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, example, examples, held_out, pixels, scene, trapezoid
 from cpam_bench.eval.pocket.vae import altered
 from cpam_bench.imba.errors import UserError
