@@ -16,11 +16,13 @@ from cpam_bench.eval.analysis.ablation import MODULES, NAMES, plan, table
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.metrics.metric import DEFAULT, METRICS
+from cpam_bench.eval.pocket import runs
 from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
 from cpam_bench.eval.scoring.scored import Scored, read_scores
 from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Run, Task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.tables import render, table2_beside
+from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.tasks import random_tasks
 
 POCKET = ROOT / "results" / "pocket"
@@ -89,6 +91,17 @@ def test_committed_ablations_are_those_of_the_committed_scores(
 ) -> None:
     store = rebuilt(POCKET / name, tmp_path / "run", data)
     same(table(Scored.open(store.folder), plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
+
+
+def test_what_the_committed_run_says_of_the_pocket_backbone(tmp_path: Path) -> None:
+    store = rebuilt(POCKET / "all", tmp_path / "run")
+    found = [*runs.edits(store.folder), *runs.null_text(store.folder), *runs.order(store.folder, resamples=50)]
+    values = [one.value for one in found]
+    assert values[:5] == [87.5, 100, 100, 25, 0]  # replace, background, remove, add, pose
+    assert values[5:] == pytest.approx([51.43 - 63.81, 0.196 - 0.185, 0.07, 0.57], abs=0.01)
+    assert [one.good for one in found] == [False, True, True, False, False, False, False, False, False]
+    with pytest.raises(UserError, match="no imagic;"):
+        runs.edits(store.folder, "imagic")
 
 
 def _section(page: str, title: str) -> str:
