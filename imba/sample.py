@@ -36,6 +36,8 @@ class Sample:
         caption_by: the captioner that wrote ``source_prompt``, or None if the data set has it.
         file_name: of the image where it has been read into memory, else empty.
         mask_origin: how the mask was made, where the data set says so.
+        edited_words: a word of ``source_prompt`` and one of ``target_prompt`` that name what is edited, where the data
+            set annotates them (PIE-Bench's ``blended_word``).
     """
 
     id: str
@@ -52,6 +54,7 @@ class Sample:
     caption_by: str | None = None
     file_name: str = ""
     mask_origin: Origin | None = None
+    edited_words: tuple[str, str] | None = None
 
     def read_image(self) -> Image.Image:
         """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.

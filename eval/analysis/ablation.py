@@ -17,8 +17,10 @@ import pandas as pd
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
 from cpam_bench.eval.methods import registry
+from cpam_bench.eval.metrics.metric import facts
 from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.imba.common.files import write_rows
+from cpam_bench.imba.common.labels import canonical, parameters
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 Name = Literal["modules", "T", "L", "normal", "refine", "guidance"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-SHOWN = {"clip_score": ("CLIPScore ↑", 2), "lpips_background": ("LPIPS (background) ↓", 4)}
-"""The metrics that are printed and drawn: title and digits; the CSV has all that were measured."""
+SHOWN = ("clip_score", "lpips_background")
+"""The metrics that are printed and drawn; the CSV has all that were measured."""
 
 MODULES = {
     "both": {},
@@ -44,15 +46,6 @@ MODULES = {
 
 def _anywhere(sample: Sample | Task) -> bool:
     return True
-
-
-def _retained(sample: Sample | Task) -> bool:
-    # As cpam_bench.cpam.editor has it: the background of a background edit is never retained.
-    return sample.retain_object and sample.kind != "background"
-
-
-def _refined(sample: Sample | Task) -> bool:
-    return sample.kind in ("replace", "pose")
 
 
 @dataclass(frozen=True)
@@ -116,10 +109,10 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
         raise UserError(f"no groups are given; there are: {', '.join(NAMES)}")
     base, made = registry.make(method)
     editor: Any = made
-    chosen = {name: group for name, group in _groups(steps).items() if name in groups}
-    parameters = registry.parameters(editor)
+    chosen = {name: group for name, group in _groups(editor, steps).items() if name in groups}
+    settable = parameters(editor)
     changed = {key for group in chosen.values() for setting in group.settings.values() for key in setting}
-    if missing := sorted(changed - set(parameters)):
+    if missing := sorted(changed - set(settable)):
         raise UserError(f"--method {method}: only CPAM can be ablated; this method has no {', '.join(missing)}")
     editors: dict[str, Any] = {base: editor}
     labels: dict[Name, dict[str, str]] = {}
@@ -127,7 +120,7 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
         labels[name] = {}
         for words, setting in group.settings.items():
             varied = dataclasses.replace(editor, **setting)
-            label = registry.canonical(base.partition(":")[0], varied)
+            label = canonical(base.partition(":")[0], varied)
             editors[label] = varied
             if label not in labels[name].values():
                 labels[name][words] = label
@@ -136,21 +129,30 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
     return Ablation(base, editors, chosen, labels)
 
 
-def _groups(steps: int) -> dict[Name, Group]:
+def _groups(editor: Any, steps: int) -> dict[Name, Group]:
     first_steps = [step for step in (0, 3, 10, 25) if step < steps]
     retained = "samples whose object is retained"
+    refined_kinds, retained_kinds = getattr(editor, "refined_kinds", ()), getattr(editor, "retained_kinds", ())
+    refined = {"replace": "replacements", "pose": "changes of pose", "background": "backgrounds", "add": "additions"}
+
+    def retains(sample: Sample | Task) -> bool:
+        return sample.retain_object and sample.kind in retained_kinds
+
+    def refines(sample: Sample | Task) -> bool:
+        return sample.kind in refined_kinds
+
     return {
         "modules": Group("Preservation and localization (Figure 6)", MODULES),
         "T": Group(
             "T: first step, from 0, that keeps a retained object (Eq. 2)",
             {f"T = {step}": {"start_step": step} for step in first_steps} | {"never": {"start_step": steps}},
-            _retained,
+            retains,
             retained,
         ),
         "L": Group(
             "L: first layer, from 0, that keeps a retained object (Eq. 2)",
             {f"L = {layer}": {"start_layer": layer} for layer in (0, 4, 7, 8, 12)},
-            _retained,
+            retains,
             retained,
         ),
         "normal": Group(
@@ -164,8 +166,8 @@ def _groups(steps: int) -> dict[Name, Group]:
                 "refined by the prompt": {"refine": True, "refine_words": "prompt"},
                 "refined by the object": {"refine": True, "refine_words": "object"},
             },
-            _refined,
-            "replacements and changes of pose",
+            refines,
+            " and ".join(words for kind, words in refined.items() if kind in refined_kinds),
         ),
         "guidance": Group(
             "Scale of guidance (Hi-Guidance of Table 1)",
@@ -239,14 +241,15 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
         head = Table()
         head.add_column("setting")
         head.add_column("n", justify="right")
-        for metric_title, _ in SHOWN.values():
-            head.add_column(metric_title, justify="right")
+        for metric in SHOWN:
+            head.add_column(facts(metric).heading, justify="right")
             head.add_column("− default", justify="right")
         for words in mine["setting"].unique():
             by = mine[mine["setting"] == words].set_index("metric").to_dict("index")
             first = next(iter(by.values()))
             cells = []
-            for metric, (_, digits) in SHOWN.items():
+            for metric in SHOWN:
+                digits = facts(metric).digits
                 found = by.get(metric)
                 if found is None:
                     cells += ["–", "–"]
@@ -277,14 +280,14 @@ def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
     mine = rows[(rows["group"] == "guidance") & (rows["slice"] == rows["slice"].iloc[0])]
     sheet = Figure(figsize=(6.4, 5.0), layout="constrained")
     axes = sheet.subplots(len(SHOWN), 1, sharex=True)
-    for axis, (metric, (words, _)), colour in zip(axes, SHOWN.items(), ("#2457c5", "#b0451f"), strict=True):
+    for axis, metric, colour in zip(axes, SHOWN, ("#2457c5", "#b0451f"), strict=True):
         line = mine[mine["metric"] == metric].assign(scale=lambda table: [_scale(label) for label in table["method"]])
         line = line.sort_values("scale")
         spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
         axis.errorbar(line["scale"], line["mean"], yerr=spread, fmt="o-", color=colour, capsize=3, linewidth=1.5)
         default = line[line["default"]]
         axis.plot(default["scale"], default["mean"], "o", markersize=11, fillstyle="none", color=colour)
-        axis.set_ylabel(words)
+        axis.set_ylabel(facts(metric).heading)
         axis.set_xticks(line["scale"])
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -296,4 +299,4 @@ def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def _scale(label: str) -> float:
-    return float(registry.parameters(registry.make(label)[1])["guidance"])
+    return float(parameters(registry.make(label)[1])["guidance"])

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
+from cpam_bench.eval.metrics.metric import DEFAULT, Facts, facts
 from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.records import Edit
@@ -30,8 +31,6 @@ _NAMED = 20
 POCKET = "pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"
 
 COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
-_TITLES = {"clip_score": "CLIPScore ↑", "lpips_background": "LPIPS (background) ↓", "lpips_truth": "LPIPS (truth) ↓"}
-_DIGITS = {"clip_score": 2, "lpips_background": 4, "lpips_truth": 4}
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Leaderboard:
         paired: every two methods on the samples that both have:
             method, against, metric, difference (method - against), low, high, n.
         references: the methods of ``rows`` that edit nothing or freely, and only bound the scale.
+        metrics: label -> facts of what was measured.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Leaderboard:
     rows: pd.DataFrame
     paired: pd.DataFrame
     references: list[str]
+    metrics: dict[str, Facts]
 
     def write(self, folder: Path) -> None:
         """Write ``leaderboard.csv`` and ``paired.csv`` into a run's folder, and note their hashes."""
@@ -79,6 +80,7 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
     """
     scored = runs if isinstance(runs, Scored) else Scored.together(runs)
     metrics = list(scored.metrics)
+    known = {label: facts(label, held.more) for label, held in scored.metrics.items()}
     notes = [f"damaged, made anew by the next run: {line}" for line in scored.damaged]
     records = []
     for row in scored.rows:
@@ -101,10 +103,10 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
         notes.append("the rows differ in n: their means are over different samples; the paired differences are not")
     for metric in SHOWN:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
-            notes.append(f"{_TITLES[metric]}: not defined for {undefined} edits, which its mean leaves out")
+            notes.append(f"{known[metric].heading}: not defined for {undefined} edits, which its mean leaves out")
     if scored.is_pocket:
         notes.insert(0, POCKET)
-    return Leaderboard(_title(scored), notes, table, _paired(table, scored.scores, metrics), scored.references)
+    return Leaderboard(_title(scored), notes, table, _paired(table, scored.scores, metrics), scored.references, known)
 
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
@@ -133,12 +135,14 @@ def write_sliced(boards: Mapping[str, Leaderboard], path: Path) -> None:
 def render(board: Leaderboard) -> Group:
     """The leaderboard for a terminal."""
     # Where a data set knows what its edits should have led to, that is worth a column of the terminal's too.
-    shown = [metric for metric in (*SHOWN, "lpips_truth") if metric in board.rows and board.rows[f"{metric}_n"].any()]
+    # So is what somebody has asked for besides.
+    wanted = [*SHOWN, "lpips_truth", *(metric for metric in board.metrics if metric not in DEFAULT)]
+    shown = [metric for metric in wanted if metric in board.rows and board.rows[f"{metric}_n"].any()]
     table = Table(title=board.title, title_justify="left", title_style="bold")
     table.add_column("method", overflow="fold")
     table.add_column("n", justify="right")
     for metric in shown:
-        table.add_column(_TITLES[metric], justify="right")
+        table.add_column(board.metrics[metric].heading, justify="right")
     table.add_column("seconds an edit", justify="right")
     table.add_column("failed", justify="right")
     rows = board.rows.to_dict("records")
@@ -147,7 +151,7 @@ def render(board: Leaderboard) -> Group:
         table.add_row(
             Text(row["method"]),
             str(row["n"]),
-            *(cell(row[m], row[f"{m}_low"], row[f"{m}_high"], _DIGITS[m]) for m in shown),
+            *(cell(row[m], row[f"{m}_low"], row[f"{m}_high"], board.metrics[m].digits) for m in shown),
             cell(row["seconds"], float("nan"), float("nan"), 2),
             Text(str(row["failed"]), style="red" if row["failed"] else ""),
             end_section=last,
@@ -155,7 +159,7 @@ def render(board: Leaderboard) -> Group:
     parts: list[Any] = [table]
     lines = [
         f"  {row['metric']}: {row['method']} − {row['against']} = "
-        + cell(row["difference"], row["low"], row["high"], _DIGITS[row["metric"]], sign=True)
+        + cell(row["difference"], row["low"], row["high"], board.metrics[row["metric"]].digits, sign=True)
         + f", n = {row['n']}"
         for row in board.paired.to_dict("records")
         if row["method"] == board.rows.loc[0, "method"] and row["against"] not in board.references

@@ -23,6 +23,7 @@ from cpam_bench.eval.run.worker import Worker
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.eval.store.samples import stored_sample
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import Damaged, UserError
 
 
@@ -106,8 +107,8 @@ def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
     run = store.run
     try:
         label, editor = registry.make(edit.method)
-        if not registry.parameters(editor).items() <= edit.params.items():
-            raise UserError(f"{label} has other parameters now: {registry.parameters(editor)}, not {edit.params}")
+        if not parameters(editor).items() <= edit.params.items():
+            raise UserError(f"{label} has other parameters now: {parameters(editor)}, not {edit.params}")
         start = run.samples.index(edit.sample) // run.batch * run.batch
         samples = tuple(stored_sample(store, id) for id in run.samples[start : start + run.batch])
     except (UserError, Damaged) as error:

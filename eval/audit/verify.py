@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cpam_bench.eval.metrics.clip import load_clip
-from cpam_bench.eval.metrics.metric import METRICS, Models
+from cpam_bench.eval.metrics.metric import Metric, choose
+from cpam_bench.eval.metrics.networks import Networks
 from cpam_bench.eval.run.settings import choose_device
 from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.eval.scoring import score as scoring
@@ -172,21 +172,32 @@ def _scores(
     if not everything:
         chosen = random.Random(seed).choice(sorted({edit.sample for edit in edits}))
         edits = [edit for edit in edits if edit.sample == chosen]
-    models = Models(None, device)
-    if scored := [name for name in names if METRICS[name].uses == "clip"]:
+    places = {one.more["network"]: one.scorer for one in protocol.metrics.values() if "network" in one.more}
+    clips = [
+        one.scorer for one in protocol.metrics.values() if "context_length" in one.more and "network" not in one.more
+    ]
+    networks = Networks(
+        clip or (clips[0] if clips else None), device, {role: place for role, place in places.items() if place}
+    )
+    metrics: dict[str, Metric] = {}
+    missing: dict[str, list[str]] = {}
+    for name in names:
         try:
-            models = Models(load_clip(clip or protocol.metrics[scored[0]].scorer or "", device), device)
-        except UserError as error:
-            unchecked.append(f"{', '.join(scored)}: {str(error).splitlines()[0]}; give the scorer with --clip")
-            names = [name for name in names if name not in scored]
-    for name in list(names):
-        if protocol.metrics[name].weights_sha256 != scoring.describe(METRICS[name], models).weights_sha256:
-            unchecked.append(f"{name}: it was measured with other weights than those at hand")
-            names.remove(name)
-    measured = scoring.measure_edits(store, tasks, edits, names, models)
+            metric = choose([name])[name]
+            now = scoring.describe(name, metric, networks)
+        except (UserError, KeyError) as error:
+            mend = "" if "network" in protocol.metrics[name].more else "; give the scorer with --clip"
+            missing.setdefault(f"{str(error).splitlines()[0]}{mend}", []).append(name)
+        else:
+            if protocol.metrics[name].weights_sha256 == now.weights_sha256:
+                metrics[name] = metric
+            else:
+                unchecked.append(f"{name}: it was measured with other weights than those at hand")
+    unchecked += [f"{', '.join(lacking)}: {reason}" for reason, lacking in missing.items()]
+    measured = scoring.measure_edits(store, tasks, edits, metrics, networks)
     values = {row[:3]: row[3] for row in table.itertuples(index=False, name=None)}
     right = 0
-    for name in names:
+    for name in metrics:
         for edit, value in zip(edits, measured[name], strict=True):
             before = values[edit.method, edit.sample, name]
             if np.isclose(value, before, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):

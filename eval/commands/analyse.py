@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +14,13 @@ from cpam_bench.eval.commands.options import (
     Dtype,
     Limit,
     Model,
+    Samples,
     Seed,
     Sliced,
     Steps,
     split_names,
 )
-from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name
+from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name, only
 from cpam_bench.eval.commands.terminal import console, print_board, report_failures, say
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -83,7 +83,7 @@ def ablate(
             file_okay=False,
         ),
     ] = None,
-    samples: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")] = None,
+    samples: Samples = None,
     limit: Limit = None,
     rows: Annotated[
         int, typer.Option(metavar="N", min=1, help="Rows of the picture: one a kind of edit, then more.")
@@ -113,17 +113,9 @@ def ablate(
     import cpam_bench.imba.dataset
     from cpam_bench.eval.run.settings import Settings
 
-    data = cpam_bench.imba.dataset.load(dataset).first(limit)
+    data = only(cpam_bench.imba.dataset.load(dataset).first(limit), samples)
     for warning in cpam_bench.imba.dataset.require_complete(data):
         say(str(warning))
-    if samples:
-        wanted = split_names(samples)
-        known = {sample.id for sample in data}
-        if unknown := [name for name in wanted if name not in known]:
-            raise UserError(
-                f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ..."
-            )
-        data = dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
     folder = out or RUNS / f"ablation-{file_name(data.name)}-{file_name(backbone)}"
     settings = Settings(
         backbone=backbone, steps=steps, seed=seed, dtype=dtype, device=device, clip=clip, workers=workers
@@ -138,6 +130,7 @@ def ablate(
     place = tables or folder
     chosen = [sample.id for sample in data]
     found = ablation.table(scored, plan, slice, chosen)
+    assert outcome.board is not None  # it is scored
     title = f"ablation of {plan.base}; {outcome.board.title.partition(': ')[2]}"
     ablation.write_table(found, place / "ablation.csv")
     written = [place / "ablation.csv"]

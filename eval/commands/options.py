@@ -14,10 +14,15 @@ Model = Annotated[
     str, typer.Option("--backbone", metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")]
+Samples = Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")]
 Steps = Annotated[int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
 Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")
+]
+ResizeBy = Annotated[
+    Literal["bicubic", "nearest", "lanczos"],
+    typer.Option("--resize", help="Filter that brings pictures to the backbone's resolution."),
 ]
 Device = Annotated[
     str | None,

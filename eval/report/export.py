@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard
-from cpam_bench.eval.metrics.metric import METRICS
+from cpam_bench.eval.metrics.metric import facts as facts_of
 from cpam_bench.eval.scoring.scored import COLUMNS, Scored
 from cpam_bench.eval.store.records import Task, plain
 from cpam_bench.eval.store.store import Store, checked
@@ -118,16 +118,16 @@ def _write_edits(scored: Scored, tasks: dict[str, tuple[Store, Task]], place: Pa
         "peak_memory_mib": (datasets.Value("float64"), "highest memory, if it could be measured"),
     }
     columns |= {
-        name: (datasets.Value("float64"), f"{METRICS[name].title}, {METRICS[name].direction} is better")
-        for name in scored.metrics
-        if name in METRICS
+        name: (datasets.Value("float64"), f"{known.title}, {known.better or 'unknown'} is better")
+        for name, held in scored.metrics.items()
+        for known in [facts_of(name, held.more)]
     }
 
     def rows() -> Iterator[Cells]:
         for row in scored.rows:
             for edit in row.edits:
                 task = tasks[edit.sample][1] if edit.sample in tasks else None
-                found = {name: values.get((row.name, edit.sample, name)) for name in columns if name in METRICS}
+                found = {name: values.get((row.name, edit.sample, name)) for name in scored.metrics}
                 yield {
                     "method": row.name,
                     "sample": edit.sample,
@@ -223,7 +223,7 @@ def _leaderboard(scored: Scored, board: pd.DataFrame) -> Iterator[list[Any]]:
         name = record["method"]
         mine = [*head, name, facts[name].title, not facts[name].edits]
         for metric, held in scored.metrics.items():
-            better = METRICS[metric].direction if metric in METRICS else ""
+            better = facts_of(metric, held.more).better
             numbers = [record[metric], record[f"{metric}_low"], record[f"{metric}_high"], record[f"{metric}_n"]]
             yield [*mine, metric, better, held.scorer or "", held.weights_sha256 or "", *numbers, record["failed"]]
         for cost in COSTS:

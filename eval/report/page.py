@@ -30,7 +30,7 @@ from scipy.ndimage import binary_erosion
 from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard
 from cpam_bench.eval.analysis.slices import Slice, slice_of
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
-from cpam_bench.eval.metrics.metric import METRICS, Metric
+from cpam_bench.eval.metrics.metric import Facts, facts
 from cpam_bench.eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
 from cpam_bench.eval.scoring.scored import Row as ScoredRow
 from cpam_bench.eval.scoring.scored import Scored
@@ -41,7 +41,6 @@ from cpam_bench.imba.common.folders import replacing
 from cpam_bench.imba.errors import Damaged, UserError
 
 _HERE = Path(__file__).parent
-_DIGITS = {"clip_score": 2, "clip_score_region": 2, "psnr_background": 2, "mse_background": 5}
 _SLICE_TITLES: dict[Slice, str] = {
     "kind": "By kind of edit",
     "retain": "By retention of the object",
@@ -148,7 +147,7 @@ def write_report(folders: Sequence[str | Path], out: Path, title: str | None = N
 
 def _page(scored: Scored, place: Path, title: str | None) -> str:
     board = leaderboard(scored)
-    metrics = [METRICS[name] for name in scored.metrics if name in METRICS]
+    metrics = list(board.metrics.values())
     shown = [metric for metric in metrics if board.rows[metric.name].notna().any()]
     methods = _methods(scored, board)
     scores = scored.scores
@@ -225,13 +224,9 @@ def _text(number: float, digits: int, signed: bool = False) -> str:
     return f"{number:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
-def _digits(metric: str) -> int:
-    return _DIGITS.get(metric, 4)
-
-
-def _overall(board: Leaderboard, metrics: Sequence[Metric]) -> Grid:
+def _overall(board: Leaderboard, metrics: Sequence[Facts]) -> Grid:
     counts = ["n", "failed"] if board.rows["failed"].any() else ["n"]
-    columns = [*map(Column, counts), *(Column(m.title, m.direction, m.unit) for m in metrics)]
+    columns = [*map(Column, counts), *(Column(m.title, m.better, m.unit) for m in metrics)]
     columns += [Column("time an edit", "lower", "s")]
     records = board.rows.to_dict("records")
     competing = [row for row in records if row["method"] not in board.references]
@@ -243,18 +238,18 @@ def _overall(board: Leaderboard, metrics: Sequence[Metric]) -> Grid:
         for metric in metrics:
             mean, low, high = (row[f"{metric.name}{end}"] for end in ("", "_low", "_high"))
             marked = None if is_reference else best[metric.name]
-            values.append(_value(mean, low, high, _digits(metric.name), marked))
+            values.append(_value(mean, low, high, metric.digits, marked))
         values.append(_value(row["seconds"], math.nan, math.nan, 2))
         rows.append(Row(str(row["method"]), is_reference, values))
     return Grid("Means over all samples, with 95 % intervals", columns, rows)
 
 
-def _best(means: Sequence[float], metric: Metric) -> str | None:
+def _best(means: Sequence[float], metric: Facts) -> str | None:
     """The best of some means as it is printed, so that equal texts are equally good; None if there is none."""
     found = [mean for mean in means if not math.isnan(mean)]
     if not found:
         return None
-    return _text(max(found) if metric.direction == "higher" else min(found), _digits(metric.name))
+    return _text(max(found) if metric.better == "higher" else min(found), metric.digits)
 
 
 def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, methods: Sequence[Method]) -> list[Grid]:
@@ -266,7 +261,7 @@ def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, metho
         return []
     words = _SLICE_TITLES[slice]
     grids = []
-    for metric in (METRICS[name] for name in SHOWN if name in set(scores["metric"])):
+    for metric in (facts(name) for name in SHOWN if name in set(scores["metric"])):
         mine = scores[scores["metric"] == metric.name]
         cells: dict[str, list[Value]] = {method.name: [] for method in methods}
         for samples in blocks.values():
@@ -277,8 +272,8 @@ def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, metho
             for method in methods:
                 found = means[method.name]
                 marked = None if method.reference else best
-                cells[method.name].append(_value(found.mean, found.low, found.high, _digits(metric.name), marked))
-        columns = [Column(f"{title} ({len(samples)})", metric.direction) for title, samples in blocks.items()]
+                cells[method.name].append(_value(found.mean, found.low, found.high, metric.digits, marked))
+        columns = [Column(f"{title} ({len(samples)})", metric.better) for title, samples in blocks.items()]
         rows = [Row(method.name, method.reference, cells[method.name]) for method in methods]
         grids.append(Grid(f"{metric.title} {words[0].lower()}{words[1:]}", columns, rows))
     return grids
@@ -292,14 +287,14 @@ def _paired(board: Leaderboard) -> list[tuple[str, list[tuple[str, str, Value, i
             (
                 str(row["method"]),
                 str(row["against"]),
-                _difference(Estimate(row["difference"], row["low"], row["high"], row["n"]), _digits(name)),
+                _difference(Estimate(row["difference"], row["low"], row["high"], row["n"]), board.metrics[name].digits),
                 int(row["n"]),
             )
             for row in board.paired[board.paired["metric"] == name].to_dict("records")
             if not {row["method"], row["against"]} & set(board.references)
         ]
         if rows:
-            found.append((METRICS[name].title, rows))
+            found.append((board.metrics[name].title, rows))
     return found
 
 
@@ -321,7 +316,7 @@ def _methods(scored: Scored, board: Leaderboard) -> list[Method]:
 # gallery --------------------------------------------------------------------------------------------------------------
 
 
-def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Metric], place: Path) -> list[Card]:
+def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], place: Path) -> list[Card]:
     order = {method.name: number for number, method in enumerate(methods)}
     rows = sorted(scored.rows, key=lambda row: order[row.name])
     edits = {row.name: {edit.sample: edit for edit in row.edits} for row in rows}
@@ -353,9 +348,7 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Metric],
                     file = str(folder / f"{order[row.name]:03d}.webp")
                     jobs.append(pool.submit(_copy, row.store.read_picture, edit, place / file))
                 values = [
-                    _value(
-                        found.get((row.name, sample, metric.name), math.nan), math.nan, math.nan, _digits(metric.name)
-                    )
+                    _value(found.get((row.name, sample, metric.name), math.nan), math.nan, math.nan, metric.digits)
                     for metric in metrics
                 ]
                 pictures.append(

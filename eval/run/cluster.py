@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cpam_bench.eval.run.executor import reason
@@ -35,13 +37,15 @@ class Ray:
             joins = address or os.environ.get("RAY_ADDRESS")
             cpus = None if joins or size is None else size * (recipe.threads or 1)
             try:
-                ray.init(
-                    address=address,
-                    num_cpus=cpus,
-                    include_dashboard=None if joins else False,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                )
+                # Ray puts the driver's working directory on its workers' path, and another checkout may lie there.
+                with contextlib.chdir(os.sep):
+                    ray.init(
+                        address=address,
+                        num_cpus=cpus,
+                        include_dashboard=None if joins else False,
+                        log_to_driver=False,
+                        logging_level="ERROR",
+                    )
             except Exception as error:  # of many kinds; one that does not start in time is a bare Exception
                 raise UserError(f"no Ray cluster is reached at {address or 'this machine'}: {error}") from error
         cpus_each = recipe.threads or 1
@@ -62,7 +66,7 @@ class Ray:
 
     def start(self) -> Any:
         worker = self._actor.remote()
-        self._pending[worker] = worker.serve.options(num_returns="streaming").remote(self._recipe)
+        self._pending[worker] = worker.serve.options(num_returns="streaming").remote(self._recipe, str(Path.cwd()))
         return worker
 
     def submit(self, worker: Any, unit: Unit) -> None:
@@ -106,7 +110,9 @@ class _Actor:
 
     _worker: Worker
 
-    def serve(self, recipe: Recipe) -> Iterator[Message]:
+    def serve(self, recipe: Recipe, place: str) -> Iterator[Message]:
+        with contextlib.suppress(OSError):  # relative paths are the driver's, where this machine has its folder
+            os.chdir(place)
         try:
             self._worker = recipe.worker()
         except Exception as error:

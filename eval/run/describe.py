@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import cpam_bench
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.records import BackboneFacts, DataSet, Method, Run
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.sample import Sample
 
-_PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers")
+_PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
+
+FILTERS = {
+    "bicubic": "bicubic with antialiasing (Pillow)",
+    "lanczos": "Lanczos with antialiasing (Pillow)",
+    "nearest": "nearest neighbour (torch.nn.functional.interpolate)",
+}
+"""What :attr:`cpam_bench.cpam.backbone.Backbone.resize` means, in words."""
 
 PROTOCOL = {
-    "images": "RGB, resized to a square of the backbone's resolution, bicubic with antialiasing (Pillow)",
+    "images": f"RGB, resized to a square of the backbone's resolution, {FILTERS['bicubic']}",
     "masks": "alteration mask (True where the picture may change), resized nearest neighbour",
     "seconds": "wall time of one edit; the inversion that methods share is recorded apart",
     "peak_memory": "weights included; CUDA: torch's highest allocation, CPU: the process's highest resident size",
 }
-"""How pictures are prepared and costs are measured; stored with every run."""
+"""How pictures are prepared and costs are measured; stored with every run, with the filter that it has."""
 
 
 def describe_run(
@@ -65,7 +76,7 @@ def describe_run(
         seed=seed,
         dtype=dtype,
         device=device.partition(":")[0],
-        protocol=dict(PROTOCOL),
+        protocol={**PROTOCOL, "images": PROTOCOL["images"].replace(FILTERS["bicubic"], FILTERS[backbone.resize])},
         methods={label: describe_editor(label, editor) for label, editor in editors.items()},
         samples=[sample.id for sample in samples],
         versions=versions(),
@@ -79,14 +90,13 @@ def describe_run(
 def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
     name = label.partition(":")[0]
-    point = registry.entry_points().get(name)
     return Method(
         method=name,
         title=editor.title,
         edits=editor.edits,
-        parameters=registry.parameters(editor),
+        parameters=parameters(editor),
         reference=editor.reference,
-        package=" ".join(registry.distribution(point)).strip() if point else "",
+        package=registry.EDITORS.package_of(name),
     )
 
 
@@ -109,4 +119,17 @@ def versions() -> dict[str, str]:
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return found | {"cpam-bench code": code_hash()[:12]}
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 of this package's own modules: what a version number does not tell of a checkout."""
+    root = Path(cpam_bench.__file__).parent
+    digest = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(root, followlinks=True)):  # in a checkout the packages are links
+        for name in sorted(name for name in names if name.endswith(".py")):
+            path = Path(folder, name)
+            digest.update(f"{path.relative_to(root)}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

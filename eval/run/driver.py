@@ -107,7 +107,7 @@ def run(
             pending = {id: [label for label in labels if label in wanted[id]] for id, labels in pending.items()}
         if warnings:
             warn(store, samples, backbone)
-        with bars(pending, progress) as shown, _interruptible() as interrupted:
+        with bars(pending, progress, executor.size) as shown, _interruptible() as interrupted:
             driver = _Driver(store, samples, editors, backbone, executor, timeout, pending, shown, interrupted)
             driver.work()
             if cached := driver.inversions["cached"]:
@@ -230,7 +230,7 @@ class _Driver:
         if edit.error:
             self.failures.append(Failure(edit.method, edit.sample, edit.error))
             self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")
-        self.bars.advance(edit.method)
+        self.bars.advance(edit.method, edit.seconds)
 
     # faults ---------------------------------------------------------------------------------------------------------
 
@@ -239,10 +239,7 @@ class _Driver:
             self.starting.discard(worker)
             self.died_starting += 1
             if self.died_starting >= _STARTS:
-                raise UserError(
-                    f"{_STARTS} workers died one after another while loading ({reason}), most likely for want of"
-                    " memory; what is finished is safe, and the same command with fewer --workers continues"
-                )
+                raise UserError(f"{_STARTS} workers died one after another while loading: {reason}\n{_advice(reason)}")
         elif worker in self.jobs:
             self._strike(self.jobs.pop(worker), WorkerDied(reason))
 
@@ -273,6 +270,12 @@ class _Driver:
             self.bars.say(f"{loss.method} on {', '.join(loss.again)}: {error}; tried again later")
         for id in loss.alone:
             self.bars.say(f"{loss.method} on {id}: {error}; put aside, and tried once more at the end")
+
+
+def _advice(reason: str) -> str:
+    # The system kills in this way where memory runs out; what ends by itself has said why.
+    fewer = ", with fewer --workers if memory ran out," if "SIGKILL" in reason else ""
+    return f"What is finished is safe; the same command{fewer} continues."
 
 
 @contextlib.contextmanager

@@ -43,10 +43,10 @@ from cpam_bench.imba.sample import Sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has come to."""
+    """What a run has come to; without board and scores where the scoring was left for later."""
 
-    board: Leaderboard
-    scores: Scores
+    board: Leaderboard | None
+    scores: Scores | None
     failures: list[runner.Failure]
 
 
@@ -58,6 +58,7 @@ def execute(
     *,
     arguments: Mapping[str, Any] | None = None,
     wanted: Mapping[str, Collection[str]] | None = None,
+    measure: bool = True,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
@@ -70,6 +71,7 @@ def execute(
         settings: how; the defaults are the command's.
         arguments: what ``run.json`` says of the command.
         wanted: sample id -> the methods that are to edit it, where these are not all.
+        measure: score the edits; False leaves that to :func:`cpam_bench.eval.scoring.score.score`.
         progress: show bars on stderr; None shows them on a terminal only.
         say: is told what a user would want to read meanwhile.
 
@@ -88,10 +90,10 @@ def execute(
     where = worker_device(name, settings)
     here = where if name == "serial" else "cpu"
     quiet()
-    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype)
+    model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype, resize=settings.resize)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
-    scorer = load_clip(settings.clip or default_clip(data.is_pocket))
+    scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None
     samples = captions.recall(folder, data.samples)
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
@@ -123,7 +125,9 @@ def execute(
             cache = TrajectoryCache(settings.cache.expanduser(), int(settings.cache_gb * 1e9))
         recipe = Recipe(
             editors,
-            functools.partial(Backbone.load, settings.backbone, device=where, dtype=settings.dtype),
+            functools.partial(
+                Backbone.load, settings.backbone, device=where, dtype=settings.dtype, resize=settings.resize
+            ),
             model.fingerprint,
             settings.steps,
             settings.seed,
@@ -141,6 +145,8 @@ def execute(
             timeout=settings.timeout,
             progress=progress,
         )
+        if not measure:
+            return Outcome(None, None, failures)
         scores = score(store, clip=scorer, device=choose_device(None) if name == "ray" else where)
         board = leaderboard([folder])
         board.write(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 
 _PRELOAD = [
     "cpam_bench.eval.run.processes",
@@ -23,4 +24,12 @@ def prepare_processes() -> None:
     ones, start in a fraction of a second.
     """
     multiprocessing.set_forkserver_preload(_PRELOAD)
-    multiprocessing.forkserver.ensure_running()
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # else Python puts the working directory first on that process's path
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from cpam_bench.cpam.backbone import Resize
 from cpam_bench.eval.store.records import Run
 from cpam_bench.imba.errors import UserError
 
@@ -23,7 +24,8 @@ class Settings:
 
     Attributes:
         backbone: ``pocket``, ``sd15``, a hub id or a folder.
-        steps, seed, dtype: decide the edits, with the backbone and the kind of device.
+        steps, seed, dtype, resize: decide the edits, with the backbone and the kind of device; ``resize`` is the filter
+            that brings pictures to its resolution.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes CUDA where there is some.
         clip: the scorer, None for the one that fits the data.
         executor: where the workers are; None is ``serial`` for one worker without a timeout, else ``processes``.
@@ -47,6 +49,7 @@ class Settings:
     steps: int = 50
     seed: int = 0
     dtype: str = "float32"
+    resize: Resize = "bicubic"
     device: str | None = None
     clip: str | None = None
     executor: ExecutorName | None = None

@@ -12,23 +12,27 @@ import platform
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cpam_bench.cpam.editing import Editor
+import cpam_bench
+from cpam_bench.cpam.editing import Editor, EditsMany
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.cache import TrajectoryCache
 from cpam_bench.eval.run.costs import clock, peak, processor, reset_peak
-from cpam_bench.eval.run.describe import versions
+from cpam_bench.eval.run.describe import code_hash, versions
+from cpam_bench.eval.run.guard import Guard
 from cpam_bench.eval.run.inversion import Inverter, MakeSource, TimedSource, halving
 from cpam_bench.eval.run.messages import Began, Made, Message, Note, Unit
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import encode_png
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -43,6 +47,7 @@ class Worker:
         make_source: how a sample becomes a source.
         weights: the backbone's fingerprint, for the cache.
         cache: of trajectories, or None.
+        reload: loads the backbone anew, for when an editor has left it changed; without it no edit is made after that.
     """
 
     def __init__(
@@ -54,41 +59,77 @@ class Worker:
         make_source: MakeSource = TimedSource,
         weights: Mapping[str, str] | None = None,
         cache: TrajectoryCache | None = None,
+        reload: Callable[[], Any] | None = None,
     ):
-        self.editors, self.backbone, self.steps, self.seed = editors, backbone, steps, seed
-        self.make_source = make_source
-        self.inverter = Inverter(backbone, steps, weights or {}, cache)
+        self.editors, self.steps, self.seed = editors, steps, seed
+        self.make_source, self.weights, self.cache, self.reload = make_source, weights or {}, cache, reload
+        self._take(backbone)
+
+    def _take(self, backbone: Any) -> None:
+        self.backbone = backbone
+        self.inverter = Inverter(backbone, self.steps, self.weights, self.cache)
+        self.guard = Guard(backbone, self.weights)
 
     def work(self, unit: Unit) -> Iterator[Message]:
         """Edit samples with their methods in turn; the methods of a sample share its source, and so the inversion.
 
         An edit that fails is a :class:`Made` with its error; the others go on.
         """
-        sources: dict[str, TimedSource] = {}
+        sources: dict[str, TimedSource] | None = None
         for method, wanted in unit.wanted.items():
             yield Began(method, wanted)
-            if not sources:
-                for sample in unit.samples:
-                    try:
-                        sources[sample.id] = self.make_source(sample, self.backbone, self.steps)
-                    except Exception as error:  # the sample is of no use; others are
-                        for label, ids in unit.wanted.items():
-                            if sample.id in ids:
-                                yield Made(self._failed(label, sample, error, 0.0))
-                self.inverter.join(list(sources.values()))
+            if sources is None:
+                sources, useless = self._sources(unit.samples)
+                for sample, error in useless:  # others are of use
+                    for label, ids in unit.wanted.items():
+                        if sample.id in ids:
+                            yield Made(self._failed(label, sample, error, 0.0))
             samples = [sample for sample in unit.samples if sample.id in sources]
-            together = getattr(self.editors[method], "edit_many", None) if len(samples) > 1 else None
+            editor = self.editors[method]
+            together = editor.edit_many if len(samples) > 1 and isinstance(editor, EditsMany) else None
             made = self._edit_many(method, samples, sources, together) if together else None
-            if made is None:
+            if changed := self.guard.changed():
+                yield from (Made(self._changed(method, one, changed)) for one in samples if one.id in wanted)
+                sources = self._renew(unit.samples)
+            elif made is not None:
+                yield from (one for one in made if one.edit.sample in wanted)
+            else:
                 for sample in samples:
                     if sample.id in wanted:
                         if len(wanted) > 1:
                             yield Began(method, (sample.id,))
-                        yield self._edit(method, sample, sources[sample.id])
-            else:
-                yield from (one for one in made if one.edit.sample in wanted)
+                        alone = self._edit(method, sample, sources[sample.id])
+                        if changed := self.guard.changed():
+                            alone = Made(self._changed(method, sample, changed))
+                            sources = self._renew(unit.samples)
+                        yield alone
             yield from map(Note, self.inverter.notes)
             self.inverter.notes.clear()
+
+    def _sources(self, samples: Sequence[Sample]) -> tuple[dict[str, TimedSource], list[tuple[Sample, Exception]]]:
+        """A source for each sample, to be inverted together, and the samples that none can be made of."""
+        sources: dict[str, TimedSource] = {}
+        useless: list[tuple[Sample, Exception]] = []
+        for sample in samples:
+            try:
+                sources[sample.id] = self.make_source(sample, self.backbone, self.steps)
+            except Exception as error:
+                useless.append((sample, error))
+        self.inverter.join(list(sources.values()))
+        return sources, useless
+
+    def _renew(self, samples: Sequence[Sample]) -> dict[str, TimedSource]:
+        """Load the backbone anew, and make the sources of it.
+
+        Raises:
+            UserError: it cannot be loaded anew.
+        """
+        if self.reload is None:
+            raise UserError("an editor has left the backbone changed, and it cannot be loaded anew here")
+        notes = self.inverter.notes
+        self._take(self.reload())
+        self.inverter.notes += notes
+        return self._sources(samples)[0]
 
     def _edit(self, method: str, sample: Sample, source: TimedSource) -> Made:
         editor = self.editors[method]
@@ -96,11 +137,11 @@ class Worker:
         peak_is_fresh = reset_peak(self.backbone)
         started = clock(self.backbone)
         try:
-            image = editor.edit(sample, source, seed)
+            image = editor.edit(replace(sample), source, seed)  # a copy: what an editor does to it is its own affair
             _check(image, source)
             seconds = clock(self.backbone) - started - self.inverter.seconds
             inputs = registry.inputs(editor, sample)
-        except Exception as error:  # whatever a method does, the others go on
+        except (Exception, SystemExit) as error:  # whatever a method does, the others go on
             return Made(self._failed(method, sample, error, clock(self.backbone) - started))
         return self._made(method, sample, source, seconds, peak_is_fresh, image, inputs)
 
@@ -115,7 +156,9 @@ class Worker:
 
         def edit(some: Sequence[Sample]) -> list[Image.Image]:
             some_sources = [sources[sample.id] for sample in some]
-            images = together(list(some), some_sources, [edit_seed(self.seed, method, one.id) for one in some])
+            images = together(
+                [replace(one) for one in some], some_sources, [edit_seed(self.seed, method, one.id) for one in some]
+            )
             for image, source in zip(images, some_sources, strict=True):
                 _check(image, source)
             return images
@@ -126,11 +169,9 @@ class Worker:
         try:
             images = halving(samples, edit, self.inverter.notes.append, f"editing by {method}")
             inputs = [registry.inputs(self.editors[method], sample) for sample in samples]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             names = ", ".join(sample.id for sample in samples)
-            self.inverter.notes.append(
-                f"{method} on {names} together: {type(error).__name__}: {error}; going on one by one"
-            )
+            self.inverter.notes.append(f"{method} on {names} together: {words(error)}; going on one by one")
             return None
         seconds = (clock(self.backbone) - started - self.inverter.seconds) / len(samples)
         return [
@@ -164,7 +205,7 @@ class Worker:
             method=method,
             sample=sample.id,
             status="ok",
-            params=registry.parameters(self.editors[method]) | inputs,
+            params=parameters(self.editors[method]) | inputs,
             seed=edit_seed(self.seed, method, sample.id),
             seconds=seconds,
             inversion_seconds=(source.inversion_seconds or 0.0) if source.inversion else 0.0,
@@ -175,7 +216,11 @@ class Worker:
         )
         return Made(edit, encode_png(image))
 
-    def _failed(self, method: str, sample: Sample, error: Exception, seconds: float) -> Edit:
+    def _changed(self, method: str, sample: Sample, what: Sequence[str]) -> Edit:
+        error = LeftChanged(f"it left {' and '.join(what)} changed; the backbone is loaded anew for what comes after")
+        return self._failed(method, sample, error, 0.0)
+
+    def _failed(self, method: str, sample: Sample, error: BaseException, seconds: float) -> Edit:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()  # the next method may need less
         return failed(method, self.editors[method], sample.id, self.seed, error, seconds)
@@ -203,6 +248,7 @@ class Recipe:
         steps, seed, make_source: as in :class:`Worker`.
         threads: of torch on the CPU, or None to leave them; sums over more threads round differently.
         cache: of trajectories, or None; on each machine a folder of its own, unless it is shared.
+        code: hash of the package that the run is of: a worker must have found the same.
     """
 
     editors: Mapping[str, Editor]
@@ -213,13 +259,20 @@ class Recipe:
     make_source: MakeSource = TimedSource
     threads: int | None = None
     cache: TrajectoryCache | None = None
+    code: str = field(default_factory=code_hash)
 
     def worker(self) -> Worker:
         """Load the backbone and make the worker of this process.
 
         Raises:
-            UserError: the backbone cannot be loaded, or has other weights than the run's.
+            UserError: the backbone cannot be loaded, or has other weights than the run's, or the worker has found
+                another cpam-bench.
         """
+        if code_hash() != self.code:
+            raise UserError(
+                f"a worker on {platform.node()} has found another cpam-bench than the run's, in"
+                f" {Path(cpam_bench.__file__).parent}; install the same one on every machine"
+            )
         if self.threads:
             torch.set_num_threads(self.threads)
         backbone = self.load_backbone()
@@ -232,7 +285,34 @@ class Recipe:
 
     def with_backbone(self, backbone: Any) -> Worker:
         """The worker on a backbone that is loaded and known to be the right one."""
-        return Worker(self.editors, backbone, self.steps, self.seed, self.make_source, self.fingerprint, self.cache)
+        return Worker(
+            self.editors,
+            backbone,
+            self.steps,
+            self.seed,
+            self.make_source,
+            self.fingerprint,
+            self.cache,
+            self.load_backbone,
+        )
+
+
+class LeftChanged(Exception):
+    """An editor left the backbone, or this process, other than it found it."""
+
+
+def words(error: BaseException) -> str:
+    """An error in a line or some: text that any file can hold, and no longer than one cares to read."""
+    try:
+        text = str(error)
+    except Exception:  # whatever somebody else's __str__ does
+        text = "(it has no message that can be shown)"
+    return _plain(f"{type(error).__name__}: {text}", 2000)
+
+
+def _plain(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= limit else f"{text[:limit]} ... ({len(text) - limit} characters more)"
 
 
 def edit_seed(seed: int, method: str, sample: str) -> int:
@@ -247,10 +327,10 @@ def failed(method: str, editor: Editor, sample: str, seed: int, error: BaseExcep
         method=method,
         sample=sample,
         status="failed",
-        params=registry.parameters(editor),
+        params=parameters(editor),
         seed=edit_seed(seed, method, sample),
         seconds=seconds,
-        error=f"{type(error).__name__}: {error}",
-        traceback="".join(traceback.format_exception(error)),
+        error=words(error),
+        traceback=_plain("".join(traceback.format_exception(error)), 20_000),
         versions=versions(),
     )

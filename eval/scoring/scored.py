@@ -96,7 +96,7 @@ class Scored:
             _require_whole(store, one, table)
             there = {(edit.method, edit.sample) for edit in edits if edit.status == "ok"}
             keys = zip(table["method"], table["sample"], strict=True)
-            table = table[[key in there for key in keys]]
+            table = table.loc[np.array([key in there for key in keys], dtype=bool)]
             tables.append(table.assign(method=[names[store.folder, label] for label in table["method"]]))
         samples = list(dict.fromkeys(sample for store in stores for sample in store.run.samples))
         return cls(stores, measured, rows, samples, pd.concat(tables, ignore_index=True), damaged)

@@ -150,8 +150,11 @@ def table1(editors: Mapping[str, type[Editor]] | None = None, broken: Mapping[st
         declared = dataclasses.asdict(editing[name].capabilities) if name else {}
         wrong = [column for column in said if column in declared and said[column] != declared[column]]
         heads = {**_CAPABILITIES, "fine_tuned": "FT"}
+        shown = getattr(editing[name], "shown", {}) if name else {}
         differences += [
-            f"{method}, {heads[c]}: {_tick(said[c])} in the paper, {_tick(declared[c])} here" for c in wrong
+            f"{method}, {heads[c]}: {_tick(said[c])} in the paper, {_tick(declared[c])} here"
+            + (f" ({shown[c]})" if c in shown else "")
+            for c in wrong
         ]
         cells = [Cell(_tick(said.get(column))) for column in _CAPABILITIES]
         if editing:

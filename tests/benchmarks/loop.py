@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 import cpam_bench.imba.dataset
-from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.fpe import SelfAttentionControl
+from cpam_bench.baselines.maps import tokens_at
 from cpam_bench.baselines.masactrl import MutualControl
 from cpam_bench.baselines.p2p import P2P
 from cpam_bench.baselines.pnp import InjectingControl

@@ -147,12 +147,13 @@ def workers(bench: Bench, place: Path, engine: str) -> dict[str, Any]:
 
 
 def sharing(bench: Bench, place: Path) -> dict[str, Any]:
-    labels = ("reconstruction", *METHODS, "pnp", "fpe")  # all that start from the shared inversion
+    labels = ("reconstruction", *METHODS, "pnp:inversion_steps=0", "fpe")  # all that start from the shared inversion
     alone = {}
     bench.run(place / "warm", made(labels[0]))
     for label in labels:
         _, alone[label] = bench.run(place / label, made(label))
     _, together = bench.run(place / "together", made(*labels))
+    _, own = bench.run(place / "own", made("pnp"))
     edits = Store.open(place / "together").edits()[0]
     return {
         "methods": list(labels),
@@ -161,6 +162,7 @@ def sharing(bench: Bench, place: Path) -> dict[str, Any]:
         "seconds_together": round(together, 2),
         "ratio": round(together / sum(alone.values()), 3),
         "inversions": sum(edit.inversion == "computed" for edit in edits),
+        "pnp_own_inversion_over_shared": round(own / alone["pnp:inversion_steps=0"], 2),  # 999 steps
     }
 
 

@@ -33,6 +33,7 @@ class FakeBackbone:
     resolution = RESOLUTION
     device = "cpu"
     is_pocket = True
+    resize = "bicubic"
     fingerprint: ClassVar[dict[str, str]] = {"unet": "a" * 64}
 
     def fit(self, image: Image.Image) -> Image.Image:
@@ -137,7 +138,7 @@ def samples(count: int = 3) -> list[Sample]:
 
 
 def editors(*chosen: Any) -> dict[str, Any]:
-    from cpam_bench.eval.methods.registry import canonical
+    from cpam_bench.imba.common.labels import canonical
 
     return {canonical(editor.name, editor): editor for editor in chosen}
 

@@ -11,6 +11,7 @@ from cpam_bench.eval.analysis.leaderboard import leaderboard, render, sliced
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.scoring.scored import read_scores
+from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -154,6 +155,8 @@ def _changed(folder, file, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
+    if file == "scores.json":
+        note(folder, [file])  # as a run that was scored so would have it
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,14 @@ def test_another_batch_is_refused() -> None:
     assert FakeBackbone.resolution == one.backbone.resolution
 
 
+def test_the_filter_of_pictures_is_recorded_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = described(editors(Brighten()), samples(1))
+    monkeypatch.setattr(FakeBackbone, "resize", "nearest")
+    other = described(editors(Brighten()), samples(1))
+    assert "bicubic" in usual.protocol["images"] and "nearest neighbour" in other.protocol["images"]
+    assert [difference.partition(":")[0] for difference in usual.differences(other)] == ["protocol.images"]
+
+
 # the cache ------------------------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def test_an_edit_comes_back_as_it_was(store):
 
 
 def test_a_task_comes_back_as_it_was(store):
-    task = Task("s0", "a red dog", "dog", "background", True, "pose", None, True)
+    task = Task("s0", "a red dog", "dog", "background", True, "pose", None, None, True)
     store.write_task(task, picture(1), square(), picture(2))
     read = store.read_task("s0")
     assert replace(read, image_sha256="", mask_sha256=None, truth_sha256=None) == task
