@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
 
 from cpam_bench.cpam.source import Source
+from cpam_bench.imba.common.labels import parameter as parameter  # editors declare their fields by it
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -60,11 +60,6 @@ class Editor(Protocol):
             seed: of everything random; the harness derives it from (run seed, method, sample).
         """
         ...
-
-
-def parameter(default: Any, help: str, source: str) -> Any:
-    """A field of an editor: its default, what it does, and where the default comes from."""
-    return dataclasses.field(default=default, metadata={"help": help, "source": source})
 
 
 def source_mask(sample: Sample, source: Source) -> np.ndarray:

@@ -20,6 +20,7 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.scoring.score import read_protocol, read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_rows
+from cpam_bench.imba.common.labels import canonical, parameters
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,9 +119,9 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
     base, made = registry.make(method)
     editor: Any = made
     chosen = {name: group for name, group in _groups(steps).items() if name in groups}
-    parameters = registry.parameters(editor)
+    settable = parameters(editor)
     changed = {key for group in chosen.values() for setting in group.settings.values() for key in setting}
-    if missing := sorted(changed - set(parameters)):
+    if missing := sorted(changed - set(settable)):
         raise UserError(f"--method {method}: only CPAM can be ablated; this method has no {', '.join(missing)}")
     editors: dict[str, Any] = {base: editor}
     labels: dict[Name, dict[str, str]] = {}
@@ -128,7 +129,7 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
         labels[name] = {}
         for words, setting in group.settings.items():
             varied = dataclasses.replace(editor, **setting)
-            label = registry.canonical(base.partition(":")[0], varied)
+            label = canonical(base.partition(":")[0], varied)
             editors[label] = varied
             if label not in labels[name].values():
                 labels[name][words] = label
@@ -324,4 +325,4 @@ def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def _scale(label: str) -> float:
-    return float(registry.parameters(registry.make(label)[1])["guidance"])
+    return float(parameters(registry.make(label)[1])["guidance"])

@@ -21,6 +21,7 @@ from cpam_bench.eval.run.execute import choose_device, quiet
 from cpam_bench.eval.run.worker import Made, Unit, Worker, edit_seed, processor, versions
 from cpam_bench.eval.scoring import score as scoring
 from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import Damaged, UserError
 from cpam_bench.imba.sample import Sample
 
@@ -265,8 +266,8 @@ def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
     run = store.run
     try:
         label, editor = registry.make(edit.method)
-        if not registry.parameters(editor).items() <= edit.params.items():
-            raise UserError(f"{label} has other parameters now: {registry.parameters(editor)}, not {edit.params}")
+        if not parameters(editor).items() <= edit.params.items():
+            raise UserError(f"{label} has other parameters now: {parameters(editor)}, not {edit.params}")
         start = run.samples.index(edit.sample) // run.batch * run.batch
         samples = tuple(stored_sample(store, id) for id in run.samples[start : start + run.batch])
     except (UserError, Damaged) as error:

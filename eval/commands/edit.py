@@ -77,11 +77,12 @@ def edit(
     the picture, x to the right and y down.
     """
     from cpam_bench.eval.methods import registry
+    from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
     from cpam_bench.imba.sample import read_picture
 
     # Everything that can be wrong without a model comes first.
-    wanted = [method, *registry.split(compare)]
+    wanted = [method, *split(compare)]
     editors = dict(registry.make(label) for label in wanted)
     names = operations.split(mask_ops)
     clicks = _clicks(click, click_off, box)

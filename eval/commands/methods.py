@@ -29,7 +29,7 @@ def methods(
     from cpam_bench.eval.methods import registry
 
     if names:
-        editors = {name: registry.load(name) for name in names}
+        editors = {name: registry.EDITORS.load(name) for name in names}
         broken: dict[str, str] = {}
     else:
         editors, broken = registry.load_all()
@@ -59,9 +59,9 @@ def _print_parameters(console: Console, name: str, editor: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from cpam_bench.eval.methods import registry
+    from cpam_bench.imba.common.labels import describe
 
-    described = registry.describe(editor)
+    described = describe(editor)
     console.print(Text(f"\n{name}: {editor.title}. {editor.reference}", style="bold"))
     if not described:
         console.print("no parameters")

@@ -44,6 +44,7 @@ from cpam_bench.eval.run.worker import (
     versions,
 )
 from cpam_bench.eval.store.store import Run, Store, Task, at_once
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -123,14 +124,13 @@ def describe_run(
 def describe_editor(label: str, editor: Editor) -> dict[str, Any]:
     """What ``run.json`` says of a method."""
     name = label.partition(":")[0]
-    point = registry.entry_points().get(name)
     return {
         "method": name,
         "title": editor.title,
         "edits": editor.edits,
-        "parameters": registry.parameters(editor),
+        "parameters": parameters(editor),
         "reference": editor.reference,
-        "package": " ".join(registry.distribution(point)).strip() if point else "",
+        "package": registry.EDITORS.package_of(name),
     }
 
 

@@ -31,6 +31,7 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.cache import TrajectoryCache
 from cpam_bench.eval.store.store import Edit, Inversion
 from cpam_bench.imba.common.files import encode_png
+from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -373,7 +374,7 @@ class Worker:
             method=method,
             sample=sample.id,
             status="ok",
-            params=registry.parameters(self.editors[method]) | inputs,
+            params=parameters(self.editors[method]) | inputs,
             seed=edit_seed(self.seed, method, sample.id),
             seconds=seconds,
             inversion_seconds=(source.inversion_seconds or 0.0) if source.inversion else 0.0,
@@ -456,7 +457,7 @@ def failed(method: str, editor: Editor, sample: str, seed: int, error: BaseExcep
         method=method,
         sample=sample,
         status="failed",
-        params=registry.parameters(editor),
+        params=parameters(editor),
         seed=edit_seed(seed, method, sample),
         seconds=seconds,
         error=f"{type(error).__name__}: {error}",

@@ -16,6 +16,7 @@ from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.studio.picture import Edited, edit, make_sample, select_words, side_by_side
 from cpam_bench.imba import collect
+from cpam_bench.imba.common.labels import canonical
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask, Origin, overlay
@@ -248,7 +249,7 @@ class Studio:
             own = {part.partition("=")[0] for part in label.partition(":")[2].split(",")}
             has = {name: value for name, value in (settings or {}).items() if hasattr(editor, name) and name not in own}
             editor = dataclasses.replace(editor, **has)  # type: ignore[type-var]
-            editors[registry.canonical(label.partition(":")[0], editor)] = editor
+            editors[canonical(label.partition(":")[0], editor)] = editor
         mask = None if session.made is None else session.made.mask
         sample = make_sample(picture, mask, prompt, kind=kind, object_prompt=object_prompt, retain=retain)
         with self.lock:

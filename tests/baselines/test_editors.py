@@ -18,6 +18,7 @@ from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.common.labels import build
 from cpam_bench.imba.errors import UserError
 
 STEPS = 2
@@ -62,7 +63,7 @@ REFUSED = {
 
 
 def make(name: str) -> Editor:
-    return registry.build(EDITORS[name], name, SETTINGS.get(name, ""))
+    return build(EDITORS[name], f"method {name!r}", SETTINGS.get(name, ""))
 
 
 @pytest.fixture(scope="module")

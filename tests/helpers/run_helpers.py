@@ -134,7 +134,7 @@ def samples(count: int = 3) -> list[Sample]:
 
 
 def editors(*chosen: Any) -> dict[str, Any]:
-    from cpam_bench.eval.methods.registry import canonical
+    from cpam_bench.imba.common.labels import canonical
 
     return {canonical(editor.name, editor): editor for editor in chosen}
 

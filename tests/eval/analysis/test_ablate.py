@@ -49,10 +49,10 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     from cpam_bench.cpam.backbone import Backbone
 
     installed = importlib.metadata.entry_points
-    point = importlib.metadata.EntryPoint("cpam", f"{__name__}:Parts", registry.GROUP)
+    point = importlib.metadata.EntryPoint("cpam", f"{__name__}:Parts", registry.EDITORS.name)
 
     def entry_points(**chosen: Any) -> Any:
-        return [point] if chosen.get("group") == registry.GROUP else installed(**chosen)
+        return [point] if chosen.get("group") == registry.EDITORS.name else installed(**chosen)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())

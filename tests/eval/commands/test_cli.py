@@ -10,7 +10,7 @@ from run_helpers import FakeBackbone, picture, write_clip, write_dataset
 import cpam_bench.eval.commands.main
 from cpam_bench.eval.methods import registry
 
-GROUP = registry.GROUP
+GROUP = registry.EDITORS.name
 
 
 def _point(name, value):
@@ -260,7 +260,7 @@ def test_methods_lists_editors_and_survives_a_broken_one(cli, points):
     assert code == 0
     assert "brighten" in out and "local edit" in out and "fine tuned" in out and "✓" in out
     assert "broken: method 'lost'" in err and "No module named 'no_such_module'" in err
-    assert "broken: method 'odd'" in err and "is not an editor" in err
+    assert "broken: method 'odd'" in err and "is not a method" in err
     code, _, err = cli("run", "--methods", "lost")
     assert code == 2 and "cannot be loaded" in err
 

@@ -80,7 +80,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from cpam_bench.cpam.backbone import Backbone
 
     names = {"brighten": "Brighten", "noise": "Noise"}
-    points = [importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", registry.GROUP) for n, kind in names.items()]
+    points = [
+        importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", registry.EDITORS.name) for n, kind in names.items()
+    ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **chosen: points)
     monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
     data = write_dataset(tmp_path / "data")

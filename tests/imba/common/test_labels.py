@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from cpam_bench.eval.methods.registry import build, canonical, describe, split
+from cpam_bench.imba.common.labels import build, canonical, describe, split
 from cpam_bench.imba.errors import UserError
 
 
@@ -41,7 +41,7 @@ class Tuned:
     ],
 )
 def test_values_by_type(text, field, value):
-    found = getattr(build(Tuned, "tuned", text), field)
+    found = getattr(build(Tuned, "method 'tuned'", text), field)
     assert found == value and type(found) is type(value)
 
 
@@ -61,18 +61,18 @@ def test_values_by_type(text, field, value):
 )
 def test_bad_values_are_told(text, words):
     with pytest.raises(UserError, match=words):
-        build(Tuned, "tuned", text)
+        build(Tuned, "method 'tuned'", text)
 
 
 def test_canonical_labels_name_what_differs_and_read_back():
     assert canonical("tuned", Tuned()) == "tuned"
-    assert canonical("tuned", build(Tuned, "tuned", "scale=7.50,flag=yes")) == "tuned"
-    editor = build(Tuned, "tuned", "scale=0.1,preset=release,limit=3,flag=0")
+    assert canonical("tuned", build(Tuned, "method 'tuned'", "scale=7.50,flag=yes")) == "tuned"
+    editor = build(Tuned, "method 'tuned'", "scale=0.1,preset=release,limit=3,flag=0")
     label = canonical("tuned", editor)
     assert label == "tuned:flag=false,limit=3,preset=release,scale=0.1"
-    assert build(Tuned, "tuned", label.partition(":")[2]) == editor
+    assert build(Tuned, "method 'tuned'", label.partition(":")[2]) == editor
     third = Tuned(scale=1 / 3)
-    assert build(Tuned, "tuned", canonical("tuned", third).partition(":")[2]) == third
+    assert build(Tuned, "method 'tuned'", canonical("tuned", third).partition(":")[2]) == third
 
 
 def test_lists_of_labels():

@@ -1,0 +1,189 @@
+"""Parameters and labels: how the fields of a dataclass are set by ``NAME:KEY=VALUE`` on the command line.
+
+A *label* is ``name`` or ``name:key=value,key=value``.  Its canonical form names only the parameters that differ from
+their defaults, sorted, so that one configuration has one label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union
+
+from cpam_bench.imba.errors import UserError
+
+T = TypeVar("T")
+
+
+def parameter(default: Any, help: str, source: str) -> Any:
+    """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from."""
+    return dataclasses.field(default=default, metadata={"help": help, "source": source})
+
+
+def split(text: str) -> list[str]:
+    """The labels of a comma-separated list; commas also separate a label's own parameters.
+
+    >>> split("cpam:localization=false,guidance=5,masactrl")
+    ['cpam:localization=false,guidance=5', 'masactrl']
+    """
+    labels: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            continue
+        continues = "=" in part and ":" not in part.partition("=")[0]
+        if continues and labels and ":" in labels[-1]:
+            labels[-1] += f",{part}"
+        else:
+            labels.append(part)
+    return labels
+
+
+def build(cls: type[T], what: str, text: str) -> T:
+    """An object of a dataclass from ``key=value,key=value``; ``what`` names it in messages: ``method 'cpam'``.
+
+    Raises:
+        UserError: unknown parameter, or a value that does not fit.
+    """
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for assignment in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise UserError(f"{what}: {assignment!r} is not key=value")
+        if key not in fields:
+            known = ", ".join(fields) or "none"
+            raise UserError(f"{what} has no parameter {key!r}{close(key, fields)}; it has: {known}")
+        if key in values:
+            raise UserError(f"{what}: parameter {key!r} is given twice")
+        try:
+            values[key] = _parse(value, hints[key])
+        except ValueError:
+            raise UserError(
+                f"{what}: {key}={value} does not fit; it takes {_describe(hints[key])}"
+                f" (default {format_value(fields[key].default)})"
+            ) from None
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def canonical(name: str, made: Any) -> str:
+    """The label of an object that :func:`build` made: its name, and the parameters that are not their defaults."""
+    changed = {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if field.init and getattr(made, field.name) != field.default
+    }
+    text = ",".join(f"{key}={format_value(value)}" for key, value in sorted(changed.items()))
+    return f"{name}:{text}" if text else name
+
+
+def parameters(made: Any) -> dict[str, Any]:
+    """Every parameter of an object with its value."""
+    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.init}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter as the lists of the command line show it; all fields are text."""
+
+    name: str
+    takes: str
+    default: str
+    help: str
+    source: str
+
+
+def describe(cls: type[Any]) -> list[Parameter]:
+    """The parameters of a class, in its own order."""
+    hints = typing.get_type_hints(cls)
+    return [
+        Parameter(
+            field.name,
+            _describe(hints[field.name]),
+            format_value(field.default),
+            str(field.metadata.get("help", "")),
+            str(field.metadata.get("source", "")),
+        )
+        for field in dataclasses.fields(cls)
+        if field.init
+    ]
+
+
+def close(word: str, known: typing.Iterable[str]) -> str:
+    """Names that a mistyped one may have meant, as part of a message; "" if none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return [choice for member in typing.get_args(kind) for choice in _choices(member)]
+    return [kind]
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """A value from its text by type; ValueError if it is of none of the types."""
+    # In a union the strictest reading wins, so that "none" is None and "3" an int before either is a string.
+    order = {type(None): 0, bool: 1, int: 2, float: 3}
+    for choice in sorted(_choices(kind), key=lambda choice: order.get(choice, 9 if choice is str else 4)):
+        try:
+            return _parse_one(text, choice)
+        except ValueError:
+            continue
+    raise ValueError(text)
+
+
+def _parse_one(text: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        for value in typing.get_args(kind):
+            if format_value(value) == text:
+                return value
+        raise ValueError(text)
+    lowered = text.lower()
+    if kind is type(None):
+        if lowered in ("none", "null"):
+            return None
+    elif kind is bool:
+        if lowered in ("true", "yes", "on", "1"):
+            return True
+        if lowered in ("false", "no", "off", "0"):
+            return False
+    elif kind is int:
+        return int(text)
+    elif kind is float:
+        number = float(text)
+        if math.isfinite(number):
+            return number
+    elif kind is str:
+        return text
+    raise ValueError(text)
+
+
+def format_value(value: Any) -> str:
+    """A value as a label writes it; :func:`_parse` reads it back."""
+    if value is dataclasses.MISSING:
+        return "required"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _describe(kind: Any) -> str:
+    """The type of a parameter in words."""
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "none"}
+    parts: list[str] = []
+    for choice in _choices(kind):
+        if typing.get_origin(choice) is Literal:
+            parts.extend(format_value(value) for value in typing.get_args(choice))
+        else:
+            parts.append(names.get(choice, str(choice)))
+    return ", ".join(parts[:-1]) + " or " + parts[-1] if len(parts) > 1 else parts[0]

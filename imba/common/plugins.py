@@ -1,0 +1,152 @@
+"""What other packages add: editors, metrics, layouts and backbones, found by their entry points.
+
+Each is a dataclass whose fields are its parameters (:mod:`cpam_bench.imba.common.labels`) and whose class attributes
+are facts about it.  A package adds one by an entry point of its group, without a line changed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from cpam_bench.imba.common.labels import build, canonical, close, describe
+from cpam_bench.imba.errors import UserError
+
+T = TypeVar("T")
+
+OWN = "cpam-bench"
+"""The name of this package, whose entry points win over others of the same name."""
+
+
+@dataclass(frozen=True)
+class Group(Generic[T]):
+    """One kind of thing that packages add.
+
+    Attributes:
+        name: the entry-point group.
+        noun: what one of it is called in messages.
+        facts: class attributes that it must have, with the type of each.
+        methods: what it must be able to do.
+        check: looks at a class whose facts hold, and says what else is wrong with it; "" if nothing is.
+    """
+
+    name: str
+    noun: str
+    facts: Mapping[str, type]
+    methods: Sequence[str] = ()
+    check: Callable[[type[T]], str] = lambda cls: ""
+
+    def entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        """Name -> entry point of everything installed; nothing is imported yet.
+
+        If two packages use one name, the one of this package wins, else the first by name of the package.
+        """
+        points: dict[str, importlib.metadata.EntryPoint] = {}
+        for point in self._found():
+            points.setdefault(point.name, point)
+        return points
+
+    def load(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            UserError: there is none, or it is broken (the message tells which package it comes from).
+        """
+        points = self.entry_points()
+        if not points:
+            raise UserError(
+                f"no {self.noun}s are installed; install the package itself (pip install -e .) so that they are found"
+            )
+        if name not in points:
+            known = ", ".join(sorted(points))
+            raise UserError(f"unknown {self.noun} {name!r}{close(name, points)}; there are: {known}")
+        point = points[name]
+        what = f"{self.noun} {name!r} ({point.value})"
+        try:
+            cls = point.load()
+        except (Exception, SystemExit) as error:  # anything at all can go wrong in somebody else's module
+            where = f"(from {package(point) or 'an unknown package'}, {point.value})"
+            raise UserError(f"{self.noun} {name!r} {where} cannot be loaded: {_words(error)}") from error
+        if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
+            raise UserError(f"{what} is not {_a(self.noun)}: it must be a dataclass")
+        if lacking := [key for key in (*self.facts, *self.methods) if not hasattr(cls, key)]:
+            raise UserError(f"{what} is not {_a(self.noun)}: it lacks {', '.join(lacking)}")
+        for key, kind in self.facts.items():
+            if not isinstance(value := getattr(cls, key), kind):
+                found = type(value).__name__
+                raise UserError(f"{what} is broken: its {key} must be of type {kind.__name__}, and is of {found}")
+        if uncallable := [key for key in self.methods if not callable(getattr(cls, key))]:
+            raise UserError(f"{what} is broken: its {uncallable[0]} cannot be called")
+        try:
+            describe(cls)
+            wrong = self.check(cast("type[T]", cls))
+        except Exception as error:  # annotations that name nothing, for instance
+            raise UserError(f"{what} is broken: {_words(error)}") from error
+        if wrong:
+            raise UserError(f"{what} is broken: {wrong}")
+        return cast("type[T]", cls)
+
+    def load_all(self) -> tuple[dict[str, type[T]], dict[str, str]]:
+        """Everything that loads, by name, and for what does not or has a taken name: name -> what is wrong."""
+        loaded: dict[str, type[T]] = {}
+        broken: dict[str, str] = {}
+        points = self.entry_points()
+        for name in sorted(points):
+            try:
+                loaded[name] = self.load(name)
+            except UserError as error:
+                broken[name] = str(error)
+        for point in self._found():
+            used = points[point.name]
+            if point != used:
+                theirs = package(point) or "an unknown package"
+                broken[f"{point.name} ({theirs})"] = (
+                    f"{self.noun} {point.name!r} from {theirs} ({point.value}) is not used: the name is taken by"
+                    f" {package(used) or 'an unknown package'} ({used.value}); rename one of them"
+                )
+        return loaded, broken
+
+    def make(self, label: str) -> tuple[str, T]:
+        """The canonical label and the object that a label describes.
+
+        Raises:
+            UserError: unknown name or parameter, or a value that does not fit; the message lists what there is.
+        """
+        name, _, text = label.strip().partition(":")
+        made = build(self.load(name), f"{self.noun} {name!r}", text)
+        return canonical(name, made), made
+
+    def package_of(self, name: str) -> str:
+        """Name and version of the package that one comes from, empty if it is not known."""
+        point = self.entry_points().get(name)
+        return package(point) if point else ""
+
+    def _found(self) -> list[importlib.metadata.EntryPoint]:
+        """All entry points once each, this package's own first."""
+        found = {(package(point), point.name, point.value): point for point in _installed(self.name)}
+        return sorted(found.values(), key=lambda point: (not package(point).startswith(f"{OWN} "), package(point)))
+
+
+def package(point: importlib.metadata.EntryPoint) -> str:
+    """Name and version of the package that an entry point comes from, empty if it is not known."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else ""
+
+
+def _installed(group: str) -> Sequence[importlib.metadata.EntryPoint]:
+    return list(importlib.metadata.entry_points(group=group))
+
+
+def _words(error: BaseException) -> str:
+    """An exception in words, even one that fails to say what it is."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
