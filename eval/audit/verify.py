@@ -298,14 +298,11 @@ def stored_sample(store: Store, id: str) -> Sample:
     if task is None:
         raise UserError(f"{store.folder} does not hold sample {id}")
     image = open_picture(store.source_path(id)).convert("RGB")
-    mask = None
-    if task.mask_sha256:
-        region = np.asarray(open_picture(store.mask_path(id))) > 127
-        mask = ~region if task.altered == "background" else region  # a sample's mask is the object's
+    region = np.asarray(open_picture(store.mask_path(id))) > 127 if task.mask_sha256 else None
     return Sample(
         id=id,
         image=image,
-        mask=mask,
+        region=region,
         target_prompt=task.target_prompt,
         object_prompt=task.object_prompt,
         altered=task.altered,
