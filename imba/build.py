@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpam_bench.imba.dataset import digest, mask_name, read_records, unsafe
+from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.layout import unsafe
+from cpam_bench.imba.layouts.release import mask_name, read_records
+from cpam_bench.imba.pictures import SUFFIXES
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Extensions under which an image is looked for; IMBA's ``bird.png`` is TEdBench's ``bird.jpeg``."""
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,14 @@ def _stem(name: str) -> str:
 
 
 def _match(name: str, files: list[Path]) -> Path | None:
-    """The file of that name; else the one of that stem, or several of that stem if their contents are the same."""
+    """The file of that name; else the one of that stem, or several of that stem if their contents are the same.
+
+    Extensions may differ: IMBA's ``bird.png`` is TEdBench's ``bird.jpeg``.
+    """
     for path in files:
         if path.name == name:
             return path
-    alike = [path for path in files if _stem(path.name) == _stem(name) and path.suffix.lower() in PICTURES]
+    alike = [path for path in files if _stem(path.name) == _stem(name) and path.suffix.lower() in SUFFIXES]
     return alike[0] if len({digest(path) for path in alike}) == 1 else None
 
 

@@ -155,8 +155,8 @@ def masks_check(
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Contact sheet of all masks.")] = None,
 ) -> None:
     """Measure masks from one click in a box against the exact masks of pocket objects; exit code 1 below 0.8 IoU."""
-    from cpam_bench.imba.masking.made import overlay
     from cpam_bench.imba.masking.segmenters import for_clicks
+    from cpam_bench.imba.pictures import overlay
     from cpam_bench.imba.pocket import clicks as check
 
     tool = for_clicks(segmenter)

@@ -332,7 +332,7 @@ def prepare(sample: Sample, backbone: Any) -> Prepared:
         UserError: one of its files is missing, damaged or cut short.
     """
     loaded = sample.loaded()
-    mask = None if loaded.mask is None else backbone.fit_mask(loaded.read_mask())
+    mask = None if loaded.region is None else backbone.fit_mask(loaded.read_mask())
     truth = loaded.read_truth()
     return Prepared(loaded, backbone.fit(loaded.read_image()), mask, truth and backbone.fit(truth))
 

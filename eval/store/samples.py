@@ -18,13 +18,10 @@ def stored_sample(store: Store, id: str) -> Sample:
     if task is None:
         raise UserError(f"{store.folder} does not hold sample {id}")
     image = store.read_source(task).convert("RGB")
-    mask = store.read_mask(task)
-    if mask is not None and task.altered == "background":
-        mask = ~mask  # a sample's mask is the object's
     return Sample(
         id=id,
         image=image,
-        mask=mask,
+        region=store.read_mask(task),
         target_prompt=task.target_prompt,
         object_prompt=task.object_prompt,
         altered=task.altered,

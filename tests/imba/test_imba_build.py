@@ -22,7 +22,7 @@ def record(img_name: str, target_text: str, alter_mask: str | None = None) -> di
         "object": "foreground",
         "alter_mask": alter_mask,
         "retain_object": False,
-        "object_prompt": "a thing",
+        "object_prompt": "",
     }
 
 
