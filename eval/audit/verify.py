@@ -173,20 +173,27 @@ def _scores(
         chosen = random.Random(seed).choice(sorted({edit.sample for edit in edits}))
         edits = [edit for edit in edits if edit.sample == chosen]
     places = {one.more["network"]: one.scorer for one in protocol.metrics.values() if "network" in one.more}
-    named = next((protocol.metrics[name].scorer for name in names if name.startswith("clip_score")), None)
-    networks = Networks(clip or named, device, {role: place for role, place in places.items() if place})
+    clips = [
+        one.scorer for one in protocol.metrics.values() if "context_length" in one.more and "network" not in one.more
+    ]
+    networks = Networks(
+        clip or (clips[0] if clips else None), device, {role: place for role, place in places.items() if place}
+    )
     metrics: dict[str, Metric] = {}
+    missing: dict[str, list[str]] = {}
     for name in names:
         try:
             metric = choose([name])[name]
             now = scoring.describe(name, metric, networks)
         except (UserError, KeyError) as error:
-            unchecked.append(f"{name}: {str(error).splitlines()[0]}; give the scorer with --clip")
+            mend = "" if "network" in protocol.metrics[name].more else "; give the scorer with --clip"
+            missing.setdefault(f"{str(error).splitlines()[0]}{mend}", []).append(name)
         else:
             if protocol.metrics[name].weights_sha256 == now.weights_sha256:
                 metrics[name] = metric
             else:
                 unchecked.append(f"{name}: it was measured with other weights than those at hand")
+    unchecked += [f"{', '.join(lacking)}: {reason}" for reason, lacking in missing.items()]
     measured = scoring.measure_edits(store, tasks, edits, metrics, networks)
     values = {row[:3]: row[3] for row in table.itertuples(index=False, name=None)}
     right = 0

@@ -24,6 +24,7 @@ from scipy import ndimage, sparse
 from scipy.interpolate import make_interp_spline
 from scipy.sparse.linalg import spsolve
 
+from cpam_bench.imba.common.files import write_png
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking import operations
 from cpam_bench.imba.masking.drawn import from_polygons, from_strokes
@@ -356,7 +357,7 @@ def main() -> None:
         if given.only and path.stem not in given.only:
             continue
         mask = remake(path, given.images)
-        Image.fromarray(mask).save(path.with_suffix(".png"), optimize=True)
+        write_png(path.with_suffix(".png"), Image.fromarray(mask))
         print(f"{path.stem}: {mask.mean():.1%} of the picture")
 
 

@@ -1,4 +1,4 @@
-"""The committed tables are those of the committed scores, and the README prints them."""
+"""The committed tables are those of the committed scores, and the front page and the manual print them."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_what_the_committed_run_says_of_the_pocket_backbone(tmp_path: Path) -> N
         runs.edits(store.folder, "imagic")
 
 
-def _section(title: str) -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def _section(page: str, title: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
@@ -120,15 +120,18 @@ INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 
 
 @pytest.mark.parametrize(
-    ("title", "committed"),
-    [("Two commands", POCKET), ("Every editor on the pocket benchmark", POCKET / "all")],
+    ("page", "title", "committed"),
+    [
+        ("README.md", "Two commands", POCKET),
+        ("docs/measured.md", "Every editor on the pocket benchmark", POCKET / "all"),
+    ],
     ids=["default", "all"],
 )
-def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Path) -> None:
-    lines = [line.strip("|").split("|") for line in _section(title).splitlines() if line.startswith("|")]
+def test_pages_print_the_committed_leaderboards(page: str, title: str, committed: Path) -> None:
+    lines = [line.strip("|").split("|") for line in _section(page, title).splitlines() if line.startswith("|")]
     heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
     board = pd.read_csv(committed / "leaderboard.csv").set_index("method")
-    board.index = board.index.str.split(":").str[0]  # the README leaves out the parameters
+    board.index = board.index.str.split(":").str[0]  # the pages leave out the parameters
     assert [row[0].partition(" ")[0].strip("`") for row in rows] == list(board.index)
     columns = {METRICS.load(name).title: name for name in DEFAULT} | {"n": "n", "seconds an edit": "seconds"}
     checked = 0
@@ -140,13 +143,13 @@ def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Pat
             printed = re.findall(NUMBER, cell)
             assert len(printed) == len(names), cell
             for text, wanted in zip(printed, names, strict=True):
-                assert _is_printed(text, board.loc[name, wanted]), f"README: {row[0]}, {head}: {cell}"
+                assert _is_printed(text, board.loc[name, wanted]), f"{page}: {row[0]}, {head}: {cell}"
                 checked += 1
     assert checked >= 8 * len(rows)
 
 
 def test_the_readme_prints_the_committed_differences() -> None:
-    prose = [line for line in _section("Two commands").splitlines() if not line.startswith("|")]
+    prose = [line for line in _section("README.md", "Two commands").splitlines() if not line.startswith("|")]
     found = INTERVAL.findall(" ".join(prose))
     assert len(found) >= 2, "the README no longer tells the paired differences"
     rows = pd.read_csv(POCKET / "paired.csv")[["difference", "low", "high"]].values.tolist()
@@ -156,9 +159,10 @@ def test_the_readme_prints_the_committed_differences() -> None:
         assert any(all(map(_is_printed, texts, row)) for row in rows), f"not in paired.csv: {texts}"
 
 
-def test_the_readme_prints_the_committed_ablation() -> None:
+def test_the_manual_prints_the_committed_ablation() -> None:
     rows = pd.read_csv(POCKET / "ablation-objects" / "ablation.csv").set_index(["setting", "metric"])
-    lines = [line.strip("|").split("|") for line in _section("Looking closer").splitlines() if line.startswith("|")]
+    section = _section("docs/analysis.md", "Ablation")
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     printed = {line[0].strip(): [cell.replace("−", "-").replace("+", "") for cell in line[1:]] for line in lines}
     for setting in MODULES:
         cells = iter(printed[setting])

@@ -83,7 +83,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     points = [
         importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", registry.EDITORS.name) for n, kind in names.items()
     ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **chosen: points)
+    installed = importlib.metadata.entry_points
+
+    def entry_points(**chosen):  # type: ignore[no-untyped-def]
+        return points if chosen.get("group") == registry.EDITORS.name else installed(**chosen)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
     data = write_dataset(tmp_path / "data")
     records = json.loads((data / "data.json").read_text())

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.masking import recipes
+from cpam_bench.imba.masking import contact, recipes
 from cpam_bench.imba.masking.recipes import Recipe, make
 from cpam_bench.imba.pocket.clicks import iou
 
 SIZE = (90, 60)
-PHOTOGRAPHS = Path(__file__).parent.parent.parent / "shared" / "imba" / "images"
+PHOTOGRAPHS = next((p / "shared" / "imba" for p in ROOT.parents if (p / "shared" / "imba").is_dir()), None)
+DRAWINGS = sorted(recipes.MASKS.glob("*.json"))
+SECOND = sorted((recipes.MASKS / "second").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +159,75 @@ def test_the_command_makes_masks_again_and_knows_another_picture(
     picture.rotate(180).save(images / "disc.png")
     with pytest.raises(UserError, match="not the photograph that disc.json was drawn on"):
         recipes.main()
+
+
+# the masks that we ship -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)
+def test_a_shipped_mask_is_one_bit_of_its_pictures_size_and_has_no_specks(path: Path) -> None:
+    drawing = recipes.read(path)
+    with Image.open(path.with_suffix(".png")) as stored:
+        assert stored.mode == "1" and stored.size == drawing.size
+        mask = np.array(stored)
+    assert 0.001 < mask.mean() < 0.9
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    smallest = np.bincount(labels.flat)[1:].min()
+    assert smallest >= 0.0002 * mask.size, f"a part of {smallest} pixels"
+    assert path.with_suffix(".png").stat().st_size < 20_000
+
+
+def test_each_annotated_sample_whose_picture_there_is_has_a_mask() -> None:
+    if PHOTOGRAPHS is None:
+        pytest.skip("the photographs and annotations are not part of the repository")
+    wanted: dict[str, set[str]] = {}
+    for record in json.loads((PHOTOGRAPHS / "data.json").read_text()):
+        if (PHOTOGRAPHS / "images" / record["img_name"]).exists():
+            stem = record["alter_mask"] or Path(record["img_name"]).stem
+            wanted.setdefault(stem, set()).add(record["target_text"])
+    assert {path.stem: set(recipes.read(path).samples) for path in DRAWINGS} == wanted
+
+
+@pytest.mark.parametrize("stem", ["cat_hat", "dog2_standing", "drinking_horse", "white_horse2"])
+def test_a_shipped_mask_is_what_its_recipe_gives(stem: str) -> None:
+    if PHOTOGRAPHS is None:
+        pytest.skip("the photographs are not part of the repository")
+    with Image.open(recipes.MASKS / f"{stem}.png") as stored:
+        assert iou(recipes.remake(recipes.MASKS / f"{stem}.json", PHOTOGRAPHS / "images"), np.array(stored)) > 0.999
+
+
+def test_twelve_objects_drawn_twice_agree() -> None:
+    agreed = []
+    for path in SECOND:
+        drawing = recipes.read(path)
+        assert drawing.iou is not None and drawing.sha256 == recipes.read(recipes.MASKS / path.name).sha256
+        agreed.append(drawing.iou)
+        if PHOTOGRAPHS is not None and path.stem in ("door", "white_horse2", "drinking_horse"):
+            with Image.open(recipes.MASKS / f"{path.stem}.png") as stored:
+                again = iou(recipes.remake(path, PHOTOGRAPHS / "images"), np.array(stored))
+            assert again == pytest.approx(drawing.iou, abs=1e-3)
+    assert len(agreed) == 12 and np.mean(agreed) >= 0.93
+
+
+def test_the_manual_names_the_agreement_of_each_object_drawn_twice() -> None:
+    page = (ROOT / "docs" / "masks.md").read_text()
+    values = {path.stem: recipes.read(path).iou or 0.0 for path in SECOND}
+    for stem, value in values.items():
+        assert f"| {stem} | {value:.3f} |" in page
+    assert f"mean {np.mean(list(values.values())):.3f}" in page
+
+
+def test_a_contact_sheet_shows_each_picture_with_the_outline_of_its_mask(
+    tmp_path: Path, picture: Image.Image, disc: np.ndarray
+) -> None:
+    picture.save(tmp_path / "disc.png")
+    drawing = {"images": ["disc.png"], "size": SIZE, "sha256": "0" * 64, "marks": "the disc", "samples": ["a ball"]}
+    drawing["recipe"] = {"steps": [{"tool": "ellipse", "box": [30, 15, 60, 45]}]}
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "disc.json").write_text(json.dumps(drawing))
+    Image.fromarray(disc).save(masks / "disc.png")
+    sheet = np.array(contact.contact_sheet(tmp_path, masks))
+    scale = contact.EDGE / SIZE[0]
+    ys, xs = np.nonzero((sheet == (255, 255, 0)).all(axis=-1))
+    assert np.allclose([xs.min(), ys.min(), xs.max(), ys.max()], np.array([30, 15, 61, 46]) * scale + 4, atol=2)
