@@ -87,7 +87,13 @@ class Imported:
         path = self.picture(sample)
         if path is None:
             raise UserError(f"sample {sample.id}: {self.folder} has no picture of it; name it {NAMING}")
-        return source.backbone.fit(read_picture(path, f"sample {sample.id}: imported picture"))
+        picture = read_picture(path, f"sample {sample.id}: imported picture")
+        if not picture.convert("RGB").getbbox():
+            raise UserError(
+                f"sample {sample.id}: the imported picture {path} is black all over, as a safety checker leaves it or"
+                " NaN latents become; make it again without"
+            )
+        return source.backbone.fit(picture)
 
 
 def _key(name: str) -> str:
