@@ -82,9 +82,9 @@ def export(folder: str | Path, out: Path) -> list[str]:
             "samples": _write_samples(tasks, place),
         }
         board = leaderboard(scored)
-        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(scored, board.rows))
-        board.write_paired(place / "paired.csv")
-        write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False))
+        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(scored, board.rows), shared=True)
+        board.write_paired(place / "paired.csv", shared=True)
+        write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False), shared=True)
         run = plain(scored.run)
         del run["arguments"]  # which holds the paths of whoever ran it
         write_json(place / "run.json", run)
