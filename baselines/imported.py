@@ -25,7 +25,8 @@ NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEd
 class Imported:
     """A folder of ready-made pictures, fitted to the backbone's resolution and else as they are.
 
-    Its label is ``NAME=FOLDER``.  What the method can do and what an edit cost it is not known.
+    It is asked for as ``NAME=FOLDER``, and its label is NAME: where a folder is on somebody's disk stands in no table.
+    What the method can do and what an edit cost it is not known.
 
     Raises:
         UserError: the folder does not exist or holds no pictures.
@@ -38,7 +39,7 @@ class Imported:
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     called: str = parameter("imported", "how the method is called", "--import")
-    folder: str = parameter(".", "where its pictures are", "--import")
+    folder: str = parameter(".", "where its pictures are", "--import", recorded=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", f"{self.called} (imported)")
@@ -86,7 +87,7 @@ class Imported:
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         path = self.picture(sample)
         if path is None:
-            raise UserError(f"sample {sample.id}: {self.folder} has no picture of it; name it {NAMING}")
+            raise UserError(f"sample {sample.id}: {self.called} has no picture of it; name it {NAMING}")
         picture = read_picture(path, f"sample {sample.id}: imported picture")
         if not picture.convert("RGB").getbbox():
             raise UserError(

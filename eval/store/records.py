@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Inversion = Literal["", "computed", "shared", "cached"]
+READY_MADE = "imported"
+"""What is called the method of pictures that were made elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,22 @@ class Method:
     reference: str = ""
     package: str = ""
     more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str | None:
+        """The name of pictures that were made elsewhere; None of a method.
+
+        Runs of early versions have the folder of such pictures in label and parameters; it is nobody else's business.
+        """
+        if self.method == READY_MADE or self.parameters.keys() == {"called", "folder"}:
+            return str(self.parameters["called"])
+        return None
+
+    def shared(self) -> Method:
+        """The same without what says where something is on this machine."""
+        if self.called is None:
+            return self
+        return replace(self, method=READY_MADE, parameters={"called": self.called})
 
 
 @dataclass(frozen=True)

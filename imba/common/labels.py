@@ -19,9 +19,12 @@ from cpam_bench.imba.errors import UserError
 T = TypeVar("T")
 
 
-def parameter(default: Any, help: str, source: str) -> Any:
-    """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from."""
-    return dataclasses.field(default=default, metadata={"help": help, "source": source})
+def parameter(default: Any, help: str, source: str, recorded: bool = True) -> Any:
+    """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from.
+
+    One that is not ``recorded`` says where something is on this machine, and stands in no record and no table.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "source": source, "recorded": recorded})
 
 
 def split(text: str) -> list[str]:
@@ -107,8 +110,12 @@ def _presets(cls: type[Any]) -> dict[str, dict[str, Any]]:
 
 
 def parameters(made: Any) -> dict[str, Any]:
-    """Every parameter of an object with its value."""
-    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.init}
+    """Every parameter of an object with its value, as records have it."""
+    return {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if field.init and field.metadata.get("recorded", True)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
