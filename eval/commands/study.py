@@ -121,7 +121,6 @@ def aggregate(
         means = tables.read_means(study)
         _print_means([means] if other is None else [other, means])
         if out:
-            out.mkdir(parents=True, exist_ok=True)
             shown = [means] if other is None else [other, means]
             ratings.write_csv(tables.csv(means), out / "table3.csv")
             ratings.write_text(tables.markdown(shown), out / "table3.md")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
 from cpam_bench.eval.pocket.training import Run, cosine, example, pixels
+from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.world import caption, sample_caption
 
 EDGE = 64
@@ -63,9 +63,8 @@ def small(count: int, cache: Path) -> np.ndarray:
         reduced = np.empty((count, EDGE, EDGE, 3), np.uint8)
         for i in tqdm(range(count), desc="reducing", mininterval=5):
             reduced[i] = np.asarray(Image.fromarray(images[i]).resize((EDGE, EDGE), Image.Resampling.BICUBIC))
-        part = path.with_suffix(".part.npy")
-        np.save(part, reduced)
-        os.replace(part, path)
+        with making(path) as part, part.open("wb") as file:
+            np.save(file, reduced)
     reduced_images: np.ndarray = np.load(path)
     return reduced_images
 

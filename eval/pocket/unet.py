@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import cast
@@ -19,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
 from cpam_bench.eval.pocket.training import Run, example, to_tensor, trapezoid
+from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.world import picture, sample_caption
 
 WIDTH = 128
@@ -89,9 +89,8 @@ def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 32) -> Ten
                 with torch.autocast("cpu", torch.bfloat16):
                     mean = vae.encode(to_tensor(pictures)).latent_dist.mean
                 parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
-            part = path.with_suffix(".part.npy")
-            np.save(part, np.concatenate(parts))
-            os.replace(part, path)
+            with making(path) as part, part.open("wb") as file:
+                np.save(file, np.concatenate(parts))
         shards.append(np.load(path))
     return torch.from_numpy(np.concatenate(shards)[:count])
 

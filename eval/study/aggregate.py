@@ -248,7 +248,6 @@ def write(report: Report, out: Path, beside: Means | None = None) -> list[Path]:
     ``table3.csv``, ``.md`` and ``.tex`` are Table 3 in the paper's layout, with `beside` next to it if given;
     ``means.csv``, ``agreement.csv``, ``pairs.csv`` and ``raters.csv`` are long tables.
     """
-    out.mkdir(parents=True, exist_ok=True)
     shown = [report.table] if beside is None else [beside, report.table]
     raters, samples = int(report.means["raters"].max()), int(report.means["samples"].max())
     caption = f"Mean opinion scores with 95% intervals ({raters} raters, {samples} images a method)."
