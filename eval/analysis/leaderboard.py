@@ -136,7 +136,7 @@ def render(board: Leaderboard) -> Group:
     """The leaderboard for a terminal."""
     # Where a data set knows what its edits should have led to, that is worth a column of the terminal's too.
     # So is what somebody has asked for besides.
-    wanted = [*SHOWN, "lpips_truth", *(metric for metric in board.metrics if metric not in DEFAULT)]
+    wanted = [*SHOWN, "lpips_truth_gain", *(metric for metric in board.metrics if metric not in DEFAULT)]
     shown = [metric for metric in wanted if metric in board.rows and board.rows[f"{metric}_n"].any()]
     table = Table(title=board.title, title_justify="left", title_style="bold")
     table.add_column("method", overflow="fold")
