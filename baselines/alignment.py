@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +77,19 @@ def align(backbone: Backbone, source: str, target: str, edit: Words = "auto") ->
         source=sorted({1 + i for i in range(len(ids[0]))} - {1 + i for i, _ in alike}),
         target=sorted({1 + j for j in range(len(ids[1]))} - {1 + j for _, j in alike}),
     )
+
+
+def positions(backbone: Backbone, prompt: str, words: Container[str]) -> list[int]:
+    """Positions among a prompt's tokens of those of its words, split at spaces, that are among ``words``."""
+    tokenizer = backbone.pipeline.tokenizer
+    found: list[int] = []
+    place = 1  # after the start token
+    for word in prompt.split():
+        tokens = len(tokenizer(word, add_special_tokens=False).input_ids)
+        if word in words:
+            found += range(place, place + tokens)
+        place += tokens
+    return [position for position in found if position < tokenizer.model_max_length - 1]
 
 
 def replacement(source: list[list[int]], target: list[list[int]]) -> list[tuple[int, int, float]]:

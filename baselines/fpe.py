@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.editing import Capabilities, parameter
-from cpam_bench.cpam.sampling import SOURCE, TEXT
 from cpam_bench.cpam.source import Source, denoise_sources
 from cpam_bench.imba.sample import Sample
 
@@ -24,7 +24,7 @@ class SelfAttentionControl(AttentionControl):
 
     Args:
         steps: how many steps, from the first, take them.
-        tokens: the most tokens of a layer that takes them; see :func:`tokens_at`.
+        tokens: the most tokens of a layer that takes them; see :func:`cpam_bench.baselines.maps.tokens_at`.
     """
 
     def __init__(self, steps: int, tokens: int):
@@ -36,21 +36,6 @@ class SelfAttentionControl(AttentionControl):
         return scaled_dot_product_attention(q, k, v)
 
 
-def with_source_maps(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys (lanes, heads, tokens, D) that give the guided lane the source's maps, softmax(q k)."""
-    return torch.cat([q[:TEXT], q[SOURCE : SOURCE + 1]]), torch.cat([k[:TEXT], k[SOURCE : SOURCE + 1]])
-
-
-def tokens_at(latents: Tensor, fraction: int) -> int:
-    """Tokens of a layer that sees the latents (..., h, w) at 1/fraction of their edge, as the UNet halves them.
-
-    Rules that the reference implementations give in tokens of Stable Diffusion's 64x64 latents are kept in proportion
-    to the edge: at most 32x32 of 64x64 means at most half the edge.
-    """
-    height, width = latents.shape[-2:]
-    return -(-height // fraction) * -(-width // fraction)
-
-
 @dataclass(frozen=True)
 class FPE:
     """FPE as its authors edit real pictures, in layers of at most 32x32 of 64x64 tokens: half the latents' edge."""
@@ -60,13 +45,16 @@ class FPE:
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = f"Liu et al., Free-Prompt-Editing, CVPR 2024; {REPOSITORY}"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+    shown: ClassVar[Mapping[str, str]] = {"caption_free": f'{REPOSITORY}/edit_real.ipynb, line source_prompt = ""'}
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{REPOSITORY}/edit_real.ipynb")
     replace: float = parameter(
         0.8, "share of the steps that take the source's self-attention maps", "edit_real.ipynb, self_replace_steps"
     )
     trajectory: bool = parameter(
-        True, "take the source branch from the inversion at each step", "edit_real.ipynb, ref_intermediate_latents"
+        True,
+        "direct inversion: take the source branch from the inversion at each step",
+        "edit_real.ipynb, ref_intermediate_latents",
     )
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

@@ -56,7 +56,10 @@ class MutualControl(AttentionControl):
 
 @dataclass(frozen=True)
 class MasaCtrl:
-    """MasaCtrl with the inversion's trajectory as its source branch."""
+    """MasaCtrl with the inversion's trajectory as its source branch, which its notebook names as the better way.
+
+    The notebook itself denoises the source on its own: ``trajectory=false``.
+    """
 
     name: ClassVar[str] = "masactrl"
     title: ClassVar[str] = "MasaCtrl"
@@ -68,7 +71,9 @@ class MasaCtrl:
     step: int = parameter(4, "first step with mutual attention, from 0", CODE)
     layer: int = parameter(10, "first self-attention layer with mutual attention, from 0", CODE)
     trajectory: bool = parameter(
-        True, "take the source branch from the inversion at each step", "ref_intermediate_latents"
+        True,
+        "direct inversion: take the source branch from the inversion at each step",
+        "playground_real.ipynb, ref_intermediate_latents (commented out there)",
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 

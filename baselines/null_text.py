@@ -46,7 +46,8 @@ def invert_null_text(
         pivot: the inversion z*_0 ... z*_T under ``prompt``, unguided.
         prompt: a caption of the source.
         guidance: scale of classifier-free guidance.
-        inner_steps: the most optimisation steps at each level.
+        inner_steps: the most optimisation steps at each level; with 0 the embeddings stay the null prompt's, and the
+            trajectory is where guided sampling strays to.
         epsilon: of the early stop, in mean squared error of latents.
     """
     # Half precision would round the gradient of a mean over all latents to nothing; Adam does not see the scale.

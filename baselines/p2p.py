@@ -1,17 +1,18 @@
-"""Prompt-to-Prompt (Hertz et al., ICLR 2023) on null-text inversion (github.com/google/prompt-to-prompt)."""
+"""Prompt-to-Prompt (Hertz et al., ICLR 2023) on null-text inversion and others (github.com/google/prompt-to-prompt)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
-from cpam_bench.baselines.alignment import Alignment, Words, align
-from cpam_bench.baselines.fpe import tokens_at, with_source_maps
+from cpam_bench.baselines.alignment import Alignment, Words, align, positions
+from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.cpam.attention import AttentionControl, layers, quarter_stages
 from cpam_bench.cpam.backbone import Backbone
@@ -26,10 +27,27 @@ from cpam_bench.imba.sample import Sample
 REPOSITORY = "github.com/google/prompt-to-prompt"
 NOTEBOOK = "prompt-to-prompt_stable.ipynb"
 NULL_TEXT = "null_text_w_ptp.ipynb"
+PIE_BENCH = "github.com/cure-lab/PnPInversion, run_editing_p2p.py"
+
+_ARTICLES = {"a", "an", "the"}
+
+
+@dataclass(frozen=True)
+class EditedWords:
+    """What an edit is about, as positions of words among each prompt's tokens.
+
+    Attributes:
+        source, target: whose attention marks the region of local editing.
+        weighted: words of the target whose attention is reweighted.
+    """
+
+    source: list[int]
+    target: list[int]
+    weighted: list[int]
 
 
 class LocalBlend:
-    """Keeps the target like the source where neither attends to the words in which the prompts differ (local editing).
+    """Keeps the target like the source where neither attends to what the edit is about (local editing).
 
     Of the layers at a quarter of the latents' edge (16x16 of Stable Diffusion's 64x64), down and up, the attention to
     those words is summed over words, layers and steps so far, spread by a maximum over 3x3, scaled to a maximum of 1
@@ -37,7 +55,7 @@ class LocalBlend:
 
     Args:
         unet: the denoiser whose layers it will be shown.
-        alignment: of the prompts.
+        source, target: positions of the words of each prompt whose attention counts.
         start_step: the first step, from 0, that blends.
         threshold: in [0, 1].
 
@@ -45,7 +63,9 @@ class LocalBlend:
         UserError: the denoiser has no cross-attention at that size.
     """
 
-    def __init__(self, unet: Any, alignment: Alignment, start_step: int, threshold: float = 0.3):
+    def __init__(
+        self, unet: Any, source: Sequence[int], target: Sequence[int], start_step: int, threshold: float = 0.3
+    ):
         names = enumerate(layers(unet, "attn2"))
         self.layers = {layer for layer, name in names if name.startswith(quarter_stages(unet))}
         if not self.layers:
@@ -53,13 +73,15 @@ class LocalBlend:
                 "this backbone has no cross-attention at a quarter of its latents' edge, from which the region to blend"
                 " is taken; use blend=false"
             )
-        self.alignment, self.start_step, self.threshold = alignment, start_step, threshold
+        self.words = (list(source), list(target))
+        self.start_step, self.threshold = start_step, threshold
         self._sum: Tensor | float = 0.0
 
     def collect(self, source: Tensor, target: Tensor) -> None:
         """Take in a layer's attention maps (heads, tokens, words) under both prompts."""
-        words = (self.alignment.source, self.alignment.target)
-        maps = [attention[..., own].sum(-1).mean(0) for attention, own in zip((source, target), words, strict=True)]
+        maps = [
+            attention[..., own].sum(-1).mean(0) for attention, own in zip((source, target), self.words, strict=True)
+        ]
         self._sum = self._sum + torch.stack(maps)
 
     def __call__(self, source: Tensor, target: Tensor, step: int) -> Tensor:
@@ -124,10 +146,14 @@ class PromptControl(AttentionControl):
 
 @dataclass(frozen=True)
 class P2P:
-    """Prompt-to-Prompt on the source's null-text inversion, whose guided sampling is the source branch.
+    """Prompt-to-Prompt beside the source's guided sampling, which an inversion leads back to the source.
 
-    Self-attention is replaced in layers of at most 16x16 tokens of Stable Diffusion's 64x64 latents: a quarter of their
-    edge.  Inversion and optimisation under the caption are this method's own and count as its time.
+    ``inversion`` says how.  ``null-text`` optimises the null prompt of each step (Mokady et al. 2023).
+    ``negative-prompt`` gives the caption as null prompt, so that guidance cancels out on the source (Miyake et al.
+    2023).  ``ddim`` does nothing, and the source strays.  ``trajectory=true`` puts the source back onto its inversion
+    at every step; on ``inversion=ddim`` that is direct inversion (Ju et al. 2024).
+
+    All invert under the caption.  Inversion and optimisation are this method's own and count as its time.
     """
 
     name: ClassVar[str] = "p2p-nti"
@@ -138,9 +164,25 @@ class P2P:
         "Hertz et al., Prompt-to-Prompt, ICLR 2023; Mokady et al., Null-text Inversion, CVPR 2023;"
         f" {REPOSITORY}, {NOTEBOOK} and {NULL_TEXT}"
     )
+    cost: ClassVar[str] = "null-text inversion optimises at every step: 66 s on the pocket backbone where CPAM takes 3"
     capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pie-bench": {
+            "cross_replace": 0.4,
+            "self_replace": 0.6,
+            "words": "refine",
+            "reweight": 2.0,
+            "blend_by": "annotation",
+        },
+    }
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{NULL_TEXT}, GUIDANCE_SCALE")
+    inversion: Literal["null-text", "negative-prompt", "ddim"] = parameter(
+        "null-text", "what leads the source's guided sampling back to it", f"{NULL_TEXT}; all three: {PIE_BENCH}"
+    )
+    trajectory: bool = parameter(
+        False, "direct inversion: take the source branch from the inversion at each step", PIE_BENCH
+    )
     inner_steps: int = parameter(
         10, "most optimisation steps of the null text at each level", f"{NULL_TEXT}, num_inner_steps"
     )
@@ -150,51 +192,125 @@ class P2P:
     self_replace: float = parameter(
         0.4, "share of the steps that take the source's self-attention", f"{NOTEBOOK} ({NULL_TEXT}: 0.5, 0.6)"
     )
+    self_edge: Literal["half", "quarter"] = parameter(
+        "half",
+        "layers that take it: of at most this share of the latents' edge",
+        f"{NULL_TEXT}, 32 ** 2 of 64 ** 2 tokens ({NOTEBOOK}: 16 ** 2)",
+    )
     reweight: float = parameter(
-        1.0, "factor of the attention to the target's differing words", f"{NULL_TEXT}, make_controller (examples: 2)"
+        1.0, "factor of the attention to the target's edited words", f"{NULL_TEXT}, make_controller (examples: 2)"
     )
     blend: bool = parameter(
-        True, "keep what does not attend to the differing words", f"{NULL_TEXT}, its local edits (make_controller: off)"
+        True, "keep what does not attend to the edited words", f"{NULL_TEXT}, its local edits (make_controller: off)"
+    )
+    blend_by: Literal["difference", "object", "annotation"] = parameter(
+        "difference",
+        "edited words: those that differ; to blend where words are only added, the object's that stay; or the sample's"
+        " own, and neither blending nor reweighting where it names none",
+        f"{NULL_TEXT}, where a reader names them; annotation: {PIE_BENCH}",
     )
     blend_start: float = parameter(0.2, "share of the steps before blending", f"{NULL_TEXT}, LocalBlend, start_blend")
     blend_threshold: float = parameter(0.3, "cut of the scaled attention, in [0, 1]", f"{NULL_TEXT}, LocalBlend, th")
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        """Invert, optimise, edit.
+        """Invert, lead back, edit.
 
         Raises:
             UserError: the sample has no caption, its words cannot be replaced, or the backbone cannot be blended in.
         """
+        return source.backbone.decode(self.latents(sample, source))
+
+    def latents(self, sample: Sample, source: Source) -> Tensor:
+        """The edited z_0, (1, C, h, w) float32."""
         backbone, steps, caption = source.backbone, source.steps, source_caption(sample)
-        control = self.control(backbone, source.latents, caption, sample.target_prompt, steps)
-        pivot = invert(backbone, source.latents, steps, caption)
-        inverted = invert_null_text(
-            backbone, pivot, caption, guidance=self.guidance, inner_steps=self.inner_steps, epsilon=self.epsilon
-        )
-        latents = denoise(
+        control = self.control(
             backbone,
-            inverted.trajectory,
+            source.latents,
+            caption,
+            sample.target_prompt,
+            steps,
+            object_prompt=sample.object_prompt,
+            annotated=sample.edited_words,
+        )
+        pivot = invert(backbone, source.latents, steps, caption)
+        path, follow = pivot, True
+        negative: str | Sequence[Tensor] = ""
+        if self.inversion == "negative-prompt":
+            # The source lane has the caption: guided away from the caption too, it is denoised as if without guidance.
+            negative, follow = caption, self.trajectory
+        elif self.inversion == "null-text" or not self.trajectory:
+            inner_steps = self.inner_steps if self.inversion == "null-text" else 0
+            led = invert_null_text(
+                backbone, pivot, caption, guidance=self.guidance, inner_steps=inner_steps, epsilon=self.epsilon
+            )
+            path, negative = pivot if self.trajectory else led.trajectory, led.embeddings
+        return denoise(
+            backbone,
+            path,
             sample.target_prompt,
             guidance=self.guidance,
             control=control,
+            follow=follow,
             source_prompt=caption,
-            negative=inverted.embeddings,
+            negative=negative,
         )
-        return backbone.decode(latents)
 
-    def control(self, backbone: Backbone, latents: Tensor, caption: str, prompt: str, steps: int) -> PromptControl:
-        """What Prompt-to-Prompt does while it samples latents (1, C, h, w)."""
+    def control(
+        self,
+        backbone: Backbone,
+        latents: Tensor,
+        caption: str,
+        prompt: str,
+        steps: int,
+        *,
+        object_prompt: str = "",
+        annotated: tuple[str, str] | None = None,
+    ) -> PromptControl:
+        """What Prompt-to-Prompt does while it samples latents (1, C, h, w).
+
+        Args:
+            backbone, latents, caption, prompt, steps: of the edit.
+            object_prompt: for ``blend_by="object"``.
+            annotated: for ``blend_by="annotation"``, the words of caption and prompt that a data set names.
+        """
         alignment = align(backbone, caption, prompt, self.words)
+        edited = self.edited_words(backbone, alignment, caption, prompt, object_prompt, annotated)
         weights = torch.ones_like(alignment.taken)
-        weights[alignment.target] = self.reweight
         blend = None
-        if self.blend:
-            blend = LocalBlend(backbone.unet, alignment, int(self.blend_start * steps), self.blend_threshold)
+        if edited is not None:
+            weights[edited.weighted] = self.reweight
+            if self.blend:
+                start = int(self.blend_start * steps)
+                blend = LocalBlend(backbone.unet, edited.source, edited.target, start, self.blend_threshold)
         return PromptControl(
             alignment,
             cross_steps=int(self.cross_replace * (steps + 1)),  # of the reference's table, which has one row more
             self_steps=int(self.self_replace * steps),
-            tokens=tokens_at(latents, 4),
+            tokens=tokens_at(latents, {"half": 2, "quarter": 4}[self.self_edge]),
             weights=weights,
             blend=blend,
         )
+
+    def edited_words(
+        self,
+        backbone: Backbone,
+        alignment: Alignment,
+        caption: str,
+        prompt: str,
+        object_prompt: str,
+        annotated: tuple[str, str] | None,
+    ) -> EditedWords | None:
+        """The words that ``blend_by`` chooses, or None where a data set is to name them and does not."""
+        if self.blend_by == "annotation":
+            if annotated is None:
+                return None
+            source, target = (
+                positions(backbone, text, word.split()) for text, word in zip((caption, prompt), annotated, strict=True)
+            )
+            return EditedWords(source, target, target)
+        if self.blend_by == "object" and not alignment.source:
+            kept = set(object_prompt.split()) & set(caption.split()) - _ARTICLES
+            source, target = (positions(backbone, text, kept) for text in (caption, prompt))
+            if source:
+                return EditedWords(source, target, alignment.target)
+        return EditedWords(alignment.source, alignment.target, alignment.target)

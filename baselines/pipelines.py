@@ -7,18 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import source_mask
-from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.sample import Sample
 
 
 @contextmanager
@@ -71,35 +65,6 @@ def require_prediction(backbone: Backbone) -> str:
     if kind not in ("epsilon", "v_prediction"):
         raise UserError(f"backbone {backbone.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
     return kind
-
-
-def generator(seed: int) -> torch.Generator:
-    """Of a seed, on the CPU, so that an edit draws the same numbers on every device."""
-    return torch.Generator().manual_seed(seed)
-
-
-def require_steps(steps: int, share: float, what: str) -> None:
-    """Make sure that a share of the run's steps is one step at least.
-
-    Raises:
-        UserError: it is none; diffusers would fail on an empty list of timesteps.
-    """
-    if int(steps * share) < 1:
-        raise UserError(f"{what} {share:g} of {steps} steps is no step; take more --steps or a greater {what}")
-
-
-def latent_mask(sample: Sample, source: Source) -> Tensor:
-    """M_s at the latents' resolution, nearest neighbour: float32 (1, 1, h, w), 1 where the edit may alter.
-
-    Raises:
-        UserError: the sample has no mask, or nothing of it is left.
-    """
-    mask = torch.from_numpy(source_mask(sample, source).astype(np.float32))[None, None]
-    edge = source.backbone.resolution // source.backbone.pipeline.vae_scale_factor
-    small = interpolate(mask, (edge, edge), mode="nearest")
-    if not small.any():
-        raise UserError(f"sample {sample.id}: nothing is left of its mask at {edge} x {edge} latents; draw it larger")
-    return small
 
 
 @contextmanager

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from diffusers import DDIMInverseScheduler, StableDiffusionPix2PixZeroPipeline
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from cpam_bench.baselines.pipelines import generator, picture, pipeline
-from cpam_bench.cpam.attention import layers
-from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
+from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.editing import Capabilities, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -57,10 +60,7 @@ class Pix2PixZero:
     title: ClassVar[str] = "Pix2Pix-Zero"
     edits: ClassVar[bool] = True
     needs_caption: ClassVar[bool] = True
-    reference: ClassVar[str] = (
-        f"Parmar et al., Zero-shot Image-to-Image Translation, SIGGRAPH 2023; {REPOSITORY};"
-        " diffusers, StableDiffusionPix2PixZeroPipeline"
-    )
+    reference: ClassVar[str] = f"Parmar et al., Zero-shot Image-to-Image Translation, SIGGRAPH 2023; {REPOSITORY}"
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     amount: float = parameter(0.1, "step of the cross-attention guidance", EDITING)
@@ -84,43 +84,141 @@ class Pix2PixZero:
         return {"bank_sha256": hashlib.sha256(Path(self.bank).read_bytes()).hexdigest()} if self.bank else {}
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        random = generator(seed)
-        caption, steps = source_caption(sample), source.steps
-        layers(source.backbone.unet, "attn2")  # which refuses other attention than a transformer block's
-        parts = {
-            "inverse_scheduler": DDIMInverseScheduler.from_config(source.backbone.scheduler().config),
-            "caption_generator": None,
-            "caption_processor": None,
-        }
-        banks = zip(read_bank(self.bank), objects(caption, sample.target_prompt), strict=True)
-        with pipeline(StableDiffusionPix2PixZeroPipeline, source.backbone, **parts) as edit:
-            before, after = (
-                edit.get_embeds([sentence.replace("{}", thing) for sentence in bank]) for bank, thing in banks
-            )
-            noise = edit.invert(
-                caption,
-                source.image,
-                num_inference_steps=steps,
-                lambda_auto_corr=self.lambda_auto_correlation,
-                lambda_kl=self.lambda_kl,
-                num_reg_steps=self.rounds,
-                num_auto_corr_rolls=self.rolls,
-                generator=random,
-            ).latents
-            return picture(
-                edit(
-                    caption,
-                    before,
-                    after,
-                    num_inference_steps=steps,
-                    guidance_scale=self.guidance,
-                    negative_prompt=caption,
-                    cross_attention_guidance_amount=self.amount,
-                    latents=noise,
-                    generator=random,
-                    output_type="np",
-                )
-            )
+        """Invert under the caption, then denoise along the direction.
+
+        Raises:
+            UserError: the sample has no caption, or the steps are too few to invert.
+        """
+        backbone, random, caption = source.backbone, generator(seed), source_caption(sample)
+        direction = self.direction(backbone, *objects(caption, sample.target_prompt))
+        noise = self.invert(backbone, backbone.encode(source.image, random), caption, source.steps, random)
+        return backbone.decode(self.denoise(backbone, noise, caption, direction, source.steps))
+
+    def direction(self, backbone: Backbone, before: str, after: str) -> Tensor:
+        """From one object to another: the mean of a bank's embeddings less the other's, (1, tokens, D)."""
+        banks = zip(read_bank(self.bank), (before, after), strict=True)
+        source, target = (
+            backbone.embed_each([sentence.replace("{}", thing) for sentence in bank]).mean(0, keepdim=True)
+            for bank, thing in banks
+        )
+        return target - source
+
+    def invert(self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator) -> Tensor:
+        """z_0, (1, C, h, w) -> z_T, by DDIM under the caption with every noise estimate regularised (Section 3.1).
+
+        Of the run's steps the first and the last are left out, as in the authors' code: of 50, t = 21 ... 961 remain.
+        The noise predicted at t moves latents from level t - 1, at which z_0 is taken to be, to the next step's.
+
+        Args:
+            random: draws the rolls of the regularisation.
+
+        Raises:
+            UserError: no step remains.
+        """
+        alphas, embedding = backbone.alphas, backbone.embed(caption)
+        if steps < 3:
+            raise UserError(f"Pix2Pix-Zero inverts without the first and the last step; take more --steps than {steps}")
+        stride = len(alphas) // steps
+        for timestep in reversed(backbone.schedule(steps).timesteps[1:-1]):
+            noise = self.regularise(backbone.predict(latents, timestep, embedding), random)
+            latents = ddim(latents, noise, alphas[timestep - 1], alphas[timestep - 1 + stride])
+        return latents
+
+    def regularise(self, noise: Tensor, random: torch.Generator) -> Tensor:
+        """A noise estimate (1, C, h, w) led towards Gaussian white noise (Section 3.1)."""
+        for _ in range(self.rounds):
+            for _ in range(self.rolls if self.lambda_auto_correlation > 0 else 0):
+                gradient = gradient_of(lambda values: auto_correlation(values, random), noise)
+                noise = noise - self.lambda_auto_correlation / self.rolls * gradient
+            if self.lambda_kl > 0:
+                noise = noise - self.lambda_kl * gradient_of(divergence, noise)
+        return noise
+
+    def denoise(self, backbone: Backbone, noise: Tensor, caption: str, direction: Tensor, steps: int) -> Tensor:
+        """z_T -> edited z_0, (1, C, h, w) float32: along the direction, held to the caption's attention (Section 3.3).
+
+        The caption is the negative prompt as well, so that the source's own lane is one, and its maps are those of
+        both.  It is denoised beside the target, and no map outlives its step.  Five evaluations a step, two of them
+        with a gradient.
+        """
+        described = backbone.embed(caption)
+        wanted = described + direction
+        control = MapsControl()
+        source = target = noise
+        with controlled(backbone.unet, control):
+            for timestep, alpha, previous_alpha in backbone.schedule(steps).levels():
+                control.task = "keep"
+                source = ddim(source, backbone.predict(source, timestep, described), alpha, previous_alpha)
+                control.task = "compare"
+
+                def distance(lanes: Tensor, timestep: int = timestep) -> Tensor:
+                    control.distance = torch.zeros((), device=lanes.device)
+                    backbone.predict_with_gradient(lanes, timestep, torch.cat([described, wanted]))
+                    return control.distance
+
+                lanes = torch.cat([target, target])
+                lanes = lanes - self.amount * gradient_of(distance, lanes)
+                control.task = "plain"
+                away, towards = backbone.predict(lanes, timestep, torch.cat([described, wanted])).chunk(2)
+                # As in the authors' code, the latents that go on are those of the lane without the direction.
+                target = ddim(lanes[:1], away + self.guidance * (towards - away), alpha, previous_alpha)
+        return target
+
+
+class MapsControl(AttentionControl):
+    """Plain attention, whose cross-attention maps of the source are kept for a step and compared with the target's.
+
+    Attributes:
+        task: ``keep`` the maps, ``compare`` with those kept, or ``plain``.
+        distance: the square distance of the maps since it was set, summed over layers, tokens and words, and averaged
+            over lanes and heads; a scalar with a gradient.
+    """
+
+    def __init__(self) -> None:
+        self.task: Literal["keep", "compare", "plain"] = "plain"
+        self.distance = torch.zeros(())
+        self._kept: dict[int, Tensor] = {}
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.task == "keep":
+            self._kept[layer] = attention_map(q, k)
+        elif self.task == "compare":
+            difference = attention_map(q, k) - self._kept[layer]
+            self.distance = self.distance + (difference**2).sum((-2, -1)).mean()
+        return super().cross_attention(q, k, v, layer)
+
+
+def gradient_of(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Gradient of a scalar function at values, of their shape."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = values.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(at), at)
+    return gradient
+
+
+def auto_correlation(noise: Tensor, random: torch.Generator) -> Tensor:
+    """How much a noise (1, C, h, w) is like itself elsewhere, a scalar.
+
+    For each channel and each scale of a pyramid down to 8x8, one random roll along each axis.  As in the newest version
+    of the authors' code a roll is never 0: that would be the noise's variance.
+    """
+    loss = torch.zeros((), device=noise.device)
+    for channel in noise.split(1, dim=1):
+        while True:
+            edge = channel.shape[2]
+            roll = int(torch.randint(1, max(edge // 2, 2), (1,), generator=random))
+            for axis in (2, 3):
+                loss = loss + (channel * channel.roll(roll, axis)).mean() ** 2
+            if edge <= 8:
+                break
+            channel = avg_pool2d(channel, 2)
+    return loss
+
+
+def divergence(noise: Tensor) -> Tensor:
+    """Of a noise's distribution to the standard normal, as the authors write it (twice the KL divergence), a scalar."""
+    variance = noise.var()
+    return variance + noise.mean() ** 2 - 1 - torch.log(variance + 1e-7)
 
 
 def read_bank(path: str | None) -> tuple[list[str], list[str]]:

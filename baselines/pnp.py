@@ -13,14 +13,18 @@ from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl, layers
-from cpam_bench.cpam.editing import Capabilities, parameter
-from cpam_bench.cpam.sampling import SOURCE
-from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.inversion import Trajectory, invert
+from cpam_bench.cpam.sampling import SOURCE, retrace
+from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/MichalGeyer/pnp-diffusers"
 CONFIG = f"{REPOSITORY}, config_pnp.yaml"
+PREPROCESS = f"{REPOSITORY}, preprocess.py"
+PIE_BENCH = "github.com/cure-lab/PnPInversion, run_editing_pnp.py"
 
 
 class InjectingControl(AttentionControl):
@@ -62,13 +66,23 @@ class InjectingControl(AttentionControl):
 
 @dataclass(frozen=True)
 class PnP:
-    """PnP with the inversion that all methods share: as many steps as the editing (the authors invert in 999)."""
+    """PnP beside an inversion of its own, in 999 steps as its authors', of which the sampling takes its levels.
+
+    The inversion counts as this method's time; with ``inversion_steps=0`` it is the one that all methods share.
+    """
 
     name: ClassVar[str] = "pnp"
     title: ClassVar[str] = "PnP"
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = f"Tumanyan et al., Plug-and-Play, CVPR 2023; {REPOSITORY}"
+    cost: ClassVar[str] = (
+        "it inverts in 999 steps, as its authors do; inversion_steps=0 takes the inversion that the others share"
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+    shown: ClassVar[Mapping[str, str]] = {
+        "caption_free": f"{PREPROCESS}, argument --inversion_prompt, default ''; pnp.py reads no caption"
+    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pie-bench": {"inversion_steps": 0, "caption": True}}
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", f"{CONFIG}, guidance_scale")
     attention: float = parameter(0.5, "share of the steps that inject self-attention", f"{CONFIG}, pnp_attn_t")
@@ -76,13 +90,52 @@ class PnP:
     negative_prompt: str = parameter(
         "ugly, blurry, black, low res, unrealistic", "what guidance leads away from", f"{CONFIG}, negative_prompt"
     )
+    inversion_steps: int = parameter(
+        999, "steps of its own inversion; 0: as many as the editing has", f"{PREPROCESS}, --steps; {PIE_BENCH}: 50"
+    )
+    trajectory: bool = parameter(
+        True,
+        "direct inversion: take the source branch from the inversion at each step",
+        f"{REPOSITORY}, pnp.py, load_source_latents_t",
+    )
+    caption: bool = parameter(
+        False, "invert under the sample's caption", f"{PREPROCESS}, --inversion_prompt ''; {PIE_BENCH}: the caption"
+    )
+
+    def __post_init__(self) -> None:
+        if self.inversion_steps < 0:
+            raise ValueError("inversion_steps is 0 or more")
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """See :class:`InjectingControl`.
 
         Raises:
-            UserError: the backbone has no attention in its decoder.
+            UserError: the backbone has no attention in its decoder, the sample has no caption and one is asked for, or
+                the inversion's steps pass over one of the sampling's.
         """
-        unet, steps = source.backbone.unet, source.steps
-        control = InjectingControl(unet, int(self.attention * steps), int(self.features * steps))
-        return denoise_sources([source], [sample], [control], guidance=self.guidance, negative=self.negative_prompt)[0]
+        return source.backbone.decode(self.latents(sample, source))
+
+    def latents(self, sample: Sample, source: Source) -> Tensor:
+        """The edited z_0, (1, C, h, w) float32."""
+        backbone, steps = source.backbone, source.steps
+        control = InjectingControl(backbone.unet, int(self.attention * steps), int(self.features * steps))
+        prompt = source_caption(sample) if self.caption else ""
+        path = self.inverted(source, prompt)
+        if not self.trajectory:
+            path = retrace(backbone, path, prompt)
+        return denoise(
+            backbone,
+            path,
+            sample.target_prompt,
+            guidance=self.guidance,
+            control=control,
+            negative=self.negative_prompt,
+        )
+
+    def inverted(self, source: Source, prompt: str) -> Trajectory:
+        """The inversion under a prompt, at the levels of the run's steps."""
+        steps = self.inversion_steps or source.steps
+        if steps == source.steps and not prompt:
+            return source.trajectory
+        path = invert(source.backbone, source.latents, steps, prompt)
+        return path.thinned(source.backbone.schedule(source.steps))

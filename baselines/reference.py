@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from PIL import Image
 
-from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
 from cpam_bench.cpam.inversion import Trajectory
 from cpam_bench.cpam.sampling import reconstruct
 from cpam_bench.cpam.source import Source, denoise_sources
@@ -69,3 +70,27 @@ class DDIM:
         self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
     ) -> list[Image.Image]:
         return denoise_sources(sources, samples, guidance=self.guidance)
+
+
+@dataclass(frozen=True)
+class DDIMPaste(DDIM):
+    """:class:`DDIM` inside the mask and the source's own pixels outside: the floor of what background metrics can say.
+
+    Its background is the source's to the last bit, and yet it is no better an edit: the seam is where the two meet.
+    """
+
+    name: ClassVar[str] = "ddim-paste"
+    title: ClassVar[str] = "DDIM, pasted back"
+    reference: ClassVar[str] = "DDIM inversion, Song et al., ICLR 2021; pasted back by the mask"
+    capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True, mask_control=True)
+    needs_mask: ClassVar[bool] = True
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        masks = [source_mask(sample, source) for sample, source in zip(samples, sources, strict=True)]
+        edits = super().edit_many(samples, sources, seeds)
+        return [
+            Image.composite(edit, source.image, Image.fromarray(mask.astype(np.uint8) * 255))
+            for edit, source, mask in zip(edits, sources, masks, strict=True)
+        ]

@@ -147,6 +147,12 @@ def layers(unet: Any, kind: Literal["attn1", "attn2"]) -> list[str]:
     return sorted(found, key=_execution_order)
 
 
+def attention_map(q: Tensor, k: Tensor) -> Tensor:
+    """Queries (..., tokens, D) and keys (..., words, D) -> attention probabilities (..., tokens, words), float32."""
+    scores: Tensor = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores.softmax(-1)
+
+
 def quarter_stages(unet: Any) -> tuple[str, str]:
     """What the names of the layers at a quarter of the latents' edge (16x16 of 64x64) begin with, down and up."""
     return "down_blocks.2.", f"up_blocks.{len(unet.up_blocks) - 3}."

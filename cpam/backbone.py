@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers.utils import logging as transformers_logging
 
 from cpam_bench.imba.common.hashes import weights_hash
@@ -25,6 +26,9 @@ NAMES: dict[str, str] = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 """Short names of backbones; anything else is a hub id or a folder in diffusers' layout."""
+
+Resize = Literal["bicubic", "nearest", "lanczos"]
+"""How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,6 +43,7 @@ class Backbone:
         device, dtype: where and how the networks run; latents and noise are float32 throughout.
         resolution: edge of an image in pixels.
         load_seconds: how long loading took.
+        resize: the filter of :meth:`fit`.
         evaluations: how many latents (lanes) the denoiser has seen, for cost accounting.
     """
 
@@ -48,11 +53,14 @@ class Backbone:
     dtype: torch.dtype
     resolution: int
     load_seconds: float = 0.0
+    resize: Resize = "bicubic"
     evaluations: int = 0
     _embeddings: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32") -> Backbone:
+    def load(
+        cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32", resize: Resize = "bicubic"
+    ) -> Backbone:
         """Load ``pocket``, ``sd15``, a hub id, or a folder.
 
         Raises:
@@ -78,10 +86,12 @@ class Backbone:
                 f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
                 f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
             ) from error
-        return cls.from_pipeline(pipeline, name, device, time.monotonic() - started)
+        return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
 
     @classmethod
-    def from_pipeline(cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0) -> Backbone:
+    def from_pipeline(
+        cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0, resize: Resize = "bicubic"
+    ) -> Backbone:
         """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`.
 
         Raises:
@@ -96,7 +106,7 @@ class Backbone:
         for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
             part.to(device).eval().requires_grad_(False)
         resolution = size * pipeline.vae_scale_factor
-        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds)
+        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds, resize)
 
     @property
     def is_pocket(self) -> bool:
@@ -120,8 +130,19 @@ class Backbone:
     # images and latents ---------------------------------------------------------------------------------------------
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The image as RGB in a square of the backbone's resolution (bicubic, antialiased), as the release does."""
-        return image.convert("RGB").resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
+        """The image as RGB in a square of the backbone's resolution.
+
+        ``bicubic`` and ``lanczos`` are Pillow's, antialiased; ``nearest`` is :func:`torch.nn.functional.interpolate`'s.
+        The authors' CPAM release takes the first on Stable Diffusion 2.1 and SDXL (``open_rgb``), the last on 1.5
+        (``load_image``), as MasaCtrl's and FPE's notebooks do.
+        """
+        image, size = image.convert("RGB"), (self.resolution, self.resolution)
+        if self.resize == "nearest":
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+            return Image.fromarray(interpolate(pixels, size, mode="nearest")[0].byte().permute(1, 2, 0).numpy())
+        return image.resize(
+            size, {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[self.resize]
+        )
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask (H, W) at the backbone's resolution, nearest neighbour."""
@@ -129,11 +150,16 @@ class Backbone:
         return np.asarray(resized).astype(bool)
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> Tensor:
-        """Image of the backbone's resolution -> latents (1, C, h, w): posterior mean x scaling factor, float32."""
+    def encode(self, image: Image.Image, random: torch.Generator | None = None) -> Tensor:
+        """Image of the backbone's resolution -> latents (1, C, h, w) x scaling factor, float32.
+
+        Args:
+            random: of the CPU; draws a sample of the posterior, whose mean is taken without it.
+        """
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
         posterior = self.pipeline.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
-        latents: Tensor = posterior.mean * self.pipeline.vae.config.scaling_factor
+        drawn = posterior.mean if random is None else posterior.sample(random)
+        latents: Tensor = drawn * self.pipeline.vae.config.scaling_factor
         return latents.float()
 
     @torch.inference_mode()
@@ -149,8 +175,15 @@ class Backbone:
     def embed(self, prompt: str) -> Tensor:
         """Prompt -> text embedding (1, tokens, D); remembered, for the same prompts come back often."""
         if prompt not in self._embeddings:
-            self._embeddings[prompt] = self.pipeline.text_encoder(self.token_ids(prompt).to(self.device))[0]
+            self._embeddings[prompt] = self.embed_each([prompt])
         return self._embeddings[prompt]
+
+    @torch.inference_mode()
+    def embed_each(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> text embeddings (prompts, tokens, D), not remembered."""
+        ids = torch.cat([self.token_ids(prompt) for prompt in prompts])
+        embeddings: Tensor = self.pipeline.text_encoder(ids.to(self.device))[0]
+        return embeddings
 
     def token_ids(self, prompt: str) -> Tensor:
         """Token ids (1, tokens), padded and cut to the text encoder's length."""
@@ -207,13 +240,18 @@ class Backbone:
             raise UserError(f"steps must be between 1 and {trained - 1}, not {steps}")
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()
-        stride = trained // steps
-        alphas = scheduler.alphas_cumprod.double()
+        stride, alphas = trained // steps, self.alphas
         return Schedule(
             timesteps=timesteps,
-            alphas=[alphas[t].item() for t in timesteps],
-            previous_alphas=[alphas[max(t - stride, 0)].item() for t in timesteps],
+            alphas=[alphas[t] for t in timesteps],
+            previous_alphas=[alphas[max(t - stride, 0)] for t in timesteps],
         )
+
+    @property
+    def alphas(self) -> list[float]:
+        """Cumulative alpha of every level of training, 0 ... 999."""
+        levels: list[float] = self.scheduler().alphas_cumprod.double().tolist()
+        return levels
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
@@ -278,3 +316,9 @@ def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> 
     clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
     moved: Tensor = alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
     return moved
+
+
+def noised(latents: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """z_0 -> z at the level of a cumulative alpha, with noise of unit variance (Ho et al. 2020, Eq. 4)."""
+    mixed: Tensor = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
+    return mixed

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.common.labels import parameter as parameter  # editors declare their fields by it
@@ -37,12 +41,16 @@ class Editor(Protocol):
         edits: False for reference rows that bound the scale and edit nothing.
         needs_caption: True if ``sample.source_prompt`` must be there; may be left out.  A captioner fills it in before
             editing where the data set has none.
+        needs_mask: True if a sample without a mask cannot be edited; may be left out, and then a field ``masked`` says
+            it, where there is one.
+        presets: name -> parameters, for ``NAME:preset=paper``; may be left out.
+        shown: column of Table 1 -> the file and line that show it, where the paper's table says otherwise; may be left
+            out.
 
-    An editor that reads other files may have a method ``inputs(sample)`` that gives their names and hashes as a dict of
-    JSON values; it is stored with each edit.
+        cost: what an edit costs, in words, where that is many times what it is for others; may be left out.  A run
+            says it before it begins.
 
-    An editor may also have ``edit_many(samples, sources, seeds) -> list[Image]``: what ``edit`` gives for each sample,
-    to 1e-4, computed together.  ``cpam-bench run --batch`` uses it.
+    What an editor may also do is :class:`EditsMany`, :class:`TellsMask` and :class:`ReadsFiles`.
     """
 
     name: ClassVar[str]
@@ -62,6 +70,35 @@ class Editor(Protocol):
         ...
 
 
+@runtime_checkable
+class EditsMany(Protocol):
+    """An editor that edits several samples together, which ``cpam-bench run --batch`` uses."""
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        """What ``edit`` gives for each sample, to 1e-4, computed together."""
+        ...
+
+
+@runtime_checkable
+class TellsMask(Protocol):
+    """An editor that tells where it has edited."""
+
+    def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
+        """What ``edit`` gives, and the last M_t, bool (h, w) at the latents' resolution."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """An editor that reads other files than the sample's."""
+
+    def inputs(self, sample: Sample) -> dict[str, Any]:
+        """Their names and hashes as JSON values; stored with each edit."""
+        ...
+
+
 def source_mask(sample: Sample, source: Source) -> np.ndarray:
     """M_s, bool (resolution, resolution).
 
@@ -73,6 +110,37 @@ def source_mask(sample: Sample, source: Source) -> np.ndarray:
     if not source.mask.any():
         raise UserError(f"sample {sample.id}: its mask marks nothing to alter; draw the region in white")
     return source.mask
+
+
+def latent_mask(sample: Sample, source: Source) -> Tensor:
+    """M_s at the latents' resolution, nearest neighbour: float32 (1, 1, h, w), 1 where the edit may alter.
+
+    Raises:
+        UserError: the sample has no mask, or nothing of it is left.
+    """
+    mask = torch.from_numpy(source_mask(sample, source).astype(np.float32))[None, None]
+    edge = source.backbone.resolution // source.backbone.pipeline.vae_scale_factor
+    small = interpolate(mask, (edge, edge), mode="nearest")
+    if not small.any():
+        raise UserError(f"sample {sample.id}: nothing is left of its mask at {edge} x {edge} latents; draw it larger")
+    return small.to(source.backbone.device)
+
+
+def generator(seed: int) -> torch.Generator:
+    """Of a seed, on the CPU, so that an edit draws the same numbers on every device."""
+    return torch.Generator().manual_seed(seed)
+
+
+def first_step(steps: int, share: float, what: str) -> int:
+    """The step, from 0, with which the last ``share`` of a run's steps begins.
+
+    Raises:
+        UserError: that is no step at all; ``what`` names the share.
+    """
+    count = int(steps * share)
+    if count < 1:
+        raise UserError(f"{what} {share:g} of {steps} steps is no step; take more --steps or a greater {what}")
+    return steps - count
 
 
 def source_caption(sample: Sample) -> str:

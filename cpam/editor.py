@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class PreservingControl(AttentionControl):
         normal_layers: share of self-attention layers that run as usual, drawn anew at each step (Section 4.2.3).
         seed: of that draw.
         hole: the place of an object that is removed, or None.
+        uniform: where a mask leaves no key, attend to all alike; see :func:`cpam_bench.cpam.preservation.from_source`.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class PreservingControl(AttentionControl):
         normal_layers: float = 0.0,
         seed: int = 0,
         hole: Hole | None = None,
+        uniform: bool = False,
     ):
         self.mask_source, self.mask_target = mask_source, mask_target
         self.retain, self.start_step, self.start_layer = retain, start_step, start_layer
         self.preservation, self.localization = preservation, localization
         self.refinement, self.normal_layers = refinement, normal_layers
-        self.hole = hole
+        self.hole, self.uniform = hole, uniform
         self._seed = seed
         self._regions: dict[int, Region] = {}
 
@@ -66,7 +68,7 @@ class PreservingControl(AttentionControl):
         if not self.preservation or self._runs_as_usual(layer):
             return scaled_dot_product_attention(q, k, v)
         retain = self.retain and self.step >= self.start_step and layer >= self.start_layer
-        return preserve(q, k, v, self._region(q.shape[2]), retain)
+        return preserve(q, k, v, self._region(q.shape[2]), retain, self.uniform)
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.refinement:
@@ -113,6 +115,13 @@ class CPAM:
     capabilities: ClassVar[Capabilities] = Capabilities(
         local_edit=True, object_removal=True, caption_free=True, mask_control=True, high_guidance=True
     )
+    needs_mask: ClassVar[bool] = True
+    refined_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose")
+    """Kinds of edit whose M_t follows cross-attention if ``refine`` is set."""
+    retained_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose", "remove", "add")
+    """Kinds that keep an object which the sample says is retained.  A background's M_t is the background itself."""
+    uniform: ClassVar[bool] = False
+    """Where a mask leaves no key, attend to all alike; see :func:`cpam_bench.cpam.preservation.from_source`."""
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "Section 5.1")
     preservation: bool = parameter(True, "adapt self-attention (Eq. 1-3)", "Section 4.2")
@@ -177,12 +186,11 @@ class CPAM:
         if sample.kind == "remove":
             fill = self.remove_noise == "background"
             hole = Hole(source.trajectory, altered, seed, self.remove_steps, fill, self.remove_hold)
-        follows = self.refine and sample.kind in ("replace", "pose")
+        follows = self.refine and sample.kind in self.refined_kinds
         return PreservingControl(
             altered,
             torch.from_numpy(first).to(backbone.device),
-            # A background edit's M_t is the background itself, which must be free to change.
-            retain=sample.retain_object and sample.kind != "background",
+            retain=sample.retain_object and sample.kind in self.retained_kinds,
             start_step=self.start_step,
             start_layer=self.start_layer,
             preservation=self.preservation,
@@ -191,6 +199,7 @@ class CPAM:
             normal_layers=self.normal_layers,
             seed=seed,
             hole=hole,
+            uniform=self.uniform,
         )
 
     def _refinement(self, sample: Sample, backbone: Backbone) -> Refinement:
@@ -220,15 +229,28 @@ class CPAM:
 
 @dataclass(frozen=True)
 class CPAMRelease(CPAM):
-    """CPAM with what the authors' released code does where it departs from the paper."""
+    """CPAM with what the authors' released code does where it departs from the paper.
+
+    The release edits each sample twice, with a fixed and with a refined M_t.  The picture that it saves is the refined
+    one, and so it is here; ``refine=false`` gives the other.  It refines every kind of edit that it has, backgrounds
+    too, and it has no removal.  It obeys ``retain_object`` for backgrounds.  Where a mask leaves no key at a layer,
+    its attention is uniform.
+    """
 
     name: ClassVar[str] = "cpam-release"
     title: ClassVar[str] = "CPAM (release)"
+    reference: ClassVar[str] = f"{CPAM.reference}; the authors' code, github.com/vdkhoi20/CPAM"
+    refined_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose", "background", "add")
+    retained_kinds: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+    uniform: ClassVar[bool] = True
 
     start_layer: int = parameter(
         7, "first self-attention layer, from 0, that keeps a retained object", "authors' release"
     )
     normal_layers: float = parameter(0.0, "share of self-attention layers left as they are", "authors' release")
+    refine: bool = parameter(
+        True, "let M_t follow cross-attention; false: the release's other picture", "authors' release"
+    )
     remove_noise: Literal["background", "inverted"] = parameter(
         "inverted", "where a removed object was, begin with a continuation of the background, or as inverted", "paper"
     )

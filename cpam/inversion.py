@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.imba.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,21 @@ class Trajectory:
         """The trajectory of each sample."""
         each = zip(*(latents.split(1) for latents in self.latents), strict=True)
         return [Trajectory(list(latents), self.schedule) for latents in each]
+
+    def thinned(self, schedule: Schedule) -> Trajectory:
+        """Those of the latents that another schedule of fewer steps starts from.
+
+        Raises:
+            UserError: a step of it starts from a level that this inversion passed over.
+        """
+        found = {0: self.latents[0], **dict(zip(reversed(self.schedule.timesteps), self.latents[1:], strict=True))}
+        missing = [timestep for timestep in schedule.timesteps if timestep not in found]
+        if missing:
+            raise UserError(
+                f"an inversion in {len(self.schedule)} steps passes over level {missing[-1]}, from which sampling in"
+                f" {len(schedule)} steps goes on; 999 steps pass every level"
+            )
+        return Trajectory([found[timestep] for timestep in (0, *reversed(schedule.timesteps))], schedule)
 
     @staticmethod
     def together(trajectories: Sequence[Trajectory]) -> Trajectory:

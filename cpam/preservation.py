@@ -30,7 +30,7 @@ class Region:
 def region(mask_source: Tensor, mask_target: Tensor, tokens: int) -> Region:
     """Masks, bool (H, W), brought to a layer of ``tokens`` tokens by nearest neighbour.
 
-    Where a mask leaves no key, every key is used, as the release's softmax over equally masked scores does.
+    A mask may leave no key at a coarse layer; :func:`from_source` says what is attended to then.
     """
     # A layer's grid has the latents' aspect ratio, that of the mask.
     height, width = mask_source.shape
@@ -38,14 +38,10 @@ def region(mask_source: Tensor, mask_target: Tensor, tokens: int) -> Region:
     grid = (round(height * scale), round(width * scale))
     stacked = torch.stack([mask_source, mask_target])[None].float()
     source, target = interpolate(stacked, grid, mode="nearest")[0].flatten(1).bool()
-    return Region(_positions(~source), _positions(target), *(part.nonzero()[:, 0] for part in (target, ~target)))
+    return Region(*(part.nonzero()[:, 0] for part in (~source, target, target, ~target)))
 
 
-def _positions(keys: Tensor) -> Tensor:
-    return (keys if keys.any() else torch.ones_like(keys)).nonzero()[:, 0]
-
-
-def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool) -> Tensor:
+def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool, uniform: bool = False) -> Tensor:
     """Eq. 1-3 on the target lanes; the source lane attends to itself.
 
     Attention over a masked set of keys equals attention over the gathered keys, and each query needs only its own side
@@ -55,6 +51,7 @@ def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool) -> T
         q, k, v: (lanes, heads, tokens, D); lane 0 is the source.
         region: the masks at this layer.
         retain: whether the object's content is the source's (Eq. 2, first case) or the target's own.
+        uniform: where a mask leaves no key, as in :func:`from_source`.
     """
     if not retain and not len(region.outside):
         return scaled_dot_product_attention(q, k, v)
@@ -62,27 +59,32 @@ def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool) -> T
     output[SOURCE] = scaled_dot_product_attention(q[SOURCE], k[SOURCE], v[SOURCE])
     targets = q[SOURCE + 1 :]
     if len(region.outside):
-        background = from_source(targets[:, :, region.outside], k, v, region.background_keys)
+        background = from_source(targets[:, :, region.outside], k, v, region.background_keys, uniform)
         output[SOURCE + 1 :, :, region.outside] = background
     if len(region.inside):
         inside = targets[:, :, region.inside]
         if retain:
-            content = from_source(inside, k, v, region.object_keys)
+            content = from_source(inside, k, v, region.object_keys, uniform)
         else:
             content = scaled_dot_product_attention(inside, k[SOURCE + 1 :], v[SOURCE + 1 :])
         output[SOURCE + 1 :, :, region.inside] = content
     return output
 
 
-def from_source(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
+def from_source(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, uniform: bool = False) -> Tensor:
     """Att(Q, K_i, V_i; mask): all target lanes attend to the same gathered keys of the source lane.
 
     Args:
         q: queries of the target lanes, (lanes - 1, heads, queries, D).
         k, v: of all lanes, (lanes, heads, tokens, D).
-        keys: positions among the tokens, int (keys,).
+        keys: positions among the tokens, int (keys,).  If there are none, all tokens are attended to as without a mask.
+        uniform: if there are none, all tokens are attended to alike: what a softmax over equally masked scores gives.
     """
     lanes, heads, tokens, width = q.shape
+    if not len(keys):
+        if uniform:
+            return v[SOURCE].mean(1, keepdim=True).expand(lanes, heads, tokens, -1)
+        keys = torch.arange(k.shape[2], device=k.device)
     # The lanes share keys and values, so they can stand in one row of queries.
     row = q.transpose(0, 1).reshape(heads, lanes * tokens, width)
     output = scaled_dot_product_attention(row, k[SOURCE][:, keys], v[SOURCE][:, keys])

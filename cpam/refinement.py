@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cpam_bench.cpam.attention import attention_map
 from cpam_bench.cpam.sampling import TEXT
 
 
@@ -52,8 +53,7 @@ class Refinement:
         last = layer == self.layers - 1
         if step + last < self.start_step:
             return None
-        scores = q[self.lane].float() @ k[self.lane].float().transpose(-1, -2) * q.shape[-1] ** -0.5
-        attention = scores.softmax(-1)[..., list(self.words)]
+        attention = attention_map(q[self.lane], k[self.lane])[..., list(self.words)]
         field_ = (attention / attention.max()).mean(0).sum(-1)
         scale = (q.shape[2] / (self.grid[0] * self.grid[1])) ** 0.5
         field_ = field_.reshape(1, 1, round(self.grid[0] * scale), round(self.grid[1] * scale))

@@ -57,24 +57,42 @@ def sample(
     with nullcontext() if control is None else controlled(backbone.unet, control):
         for step, (timestep, alpha, previous_alpha) in enumerate(schedule.levels()):
             if control is None:
-                embeddings = torch.cat([nulls[step].expand_as(wanted), wanted])
-                null, text = backbone.predict(torch.cat([target, target]), timestep, embeddings).chunk(2)
+                guided = guide(backbone, target, timestep, nulls[step], wanted, guidance)
             else:
                 control.step = step
                 embeddings = torch.cat([described, nulls[step].expand_as(wanted), wanted])
                 noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
                 own, null, text = noise.chunk(3)
                 source = trajectory.at(step + 1) if follow else ddim(source, own, alpha, previous_alpha)
-            target = ddim(target, null + guidance * (text - null), alpha, previous_alpha)
+                guided = null + guidance * (text - null)
+            target = ddim(target, guided, alpha, previous_alpha)
             if control is not None:
                 target = control.after_step(source, target)
     return target
 
 
+def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Tensor, text: Tensor, guidance: float) -> Tensor:
+    """Predicted noise of latents (B, C, h, w) under classifier-free guidance, two evaluations.
+
+    Args:
+        null, text: embeddings (1 or B, tokens, D) and (B, tokens, D) that it leads away from and towards.
+    """
+    embeddings = torch.cat([null.expand_as(text), text])
+    away, towards = backbone.predict(torch.cat([latents, latents]), timestep, embeddings).chunk(2)
+    noise: Tensor = away + guidance * (towards - away)
+    return noise
+
+
 def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
     """Denoise z_T with the null prompt and no guidance, one evaluation a step; returns z_0, (B, C, h, w) float32."""
-    latents = trajectory.at(0)
-    null = backbone.embed("").expand(len(latents), -1, -1)
+    return retrace(backbone, trajectory).latents[0]
+
+
+def retrace(backbone: Backbone, trajectory: Trajectory, prompt: str = "") -> Trajectory:
+    """Where z_T leads back to under a prompt without guidance, one evaluation a step: near the inversion, not on it."""
+    path = [trajectory.at(0)]
+    embedding = backbone.embed(prompt).expand(len(path[0]), -1, -1)
     for timestep, alpha, previous_alpha in trajectory.schedule.levels():
-        latents = ddim(latents, backbone.predict(latents, timestep, null), alpha, previous_alpha)
-    return latents
+        noise = backbone.predict(path[-1], timestep, embedding)
+        path.append(ddim(path[-1], noise, alpha, previous_alpha))
+    return Trajectory(path[::-1], trajectory.schedule)

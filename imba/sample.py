@@ -54,6 +54,8 @@ class Sample:
         file_name: of the image where it has been read into memory, else empty.
         mask_origin: how the mask was made, where the data set says so.
         tags: what else the data set says of it, each ``NAME`` or ``NAME=VALUE``; ``--slice NAME`` slices by them.
+        edited_words: a word of ``source_prompt`` and one of ``target_prompt`` that name what is edited, where the data
+            set annotates them (PIE-Bench's ``blended_word``).
     """
 
     id: str
@@ -70,6 +72,7 @@ class Sample:
     caption_by: str | None = None
     file_name: str = ""
     mask_origin: Origin | None = None
+    edited_words: tuple[str, str] | None = None
     tags: tuple[str, ...] = ()
 
     @property

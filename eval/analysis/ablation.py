@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.slices import Slice, read_task, slices
+from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.scoring.score import read_protocol, read_scores
-from cpam_bench.eval.store.store import Store
+from cpam_bench.eval.metrics.metric import facts
+from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.imba.common.files import write_rows
 from cpam_bench.imba.common.labels import canonical, parameters
 from cpam_bench.imba.errors import UserError
@@ -26,14 +26,14 @@ from cpam_bench.imba.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Group as Printed
 
-    from cpam_bench.eval.store.store import Task
+    from cpam_bench.eval.store.records import Task
     from cpam_bench.imba.sample import Sample
 
 Name = Literal["modules", "T", "L", "normal", "refine", "guidance"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-SHOWN = {"clip_score": ("CLIPScore ↑", 2), "lpips_background": ("LPIPS (background) ↓", 4)}
-"""The metrics that are printed and drawn: title and digits; the CSV has all that were measured."""
+SHOWN = ("clip_score", "lpips_background")
+"""The metrics that are printed and drawn; the CSV has all that were measured."""
 
 MODULES = {
     "both": {},
@@ -46,15 +46,6 @@ MODULES = {
 
 def _anywhere(sample: Sample | Task) -> bool:
     return True
-
-
-def _retained(sample: Sample | Task) -> bool:
-    # As cpam_bench.cpam.editor has it: the background of a background edit is never retained.
-    return sample.retain_object and sample.kind != "background"
-
-
-def _refined(sample: Sample | Task) -> bool:
-    return sample.kind in ("replace", "pose")
 
 
 @dataclass(frozen=True)
@@ -118,7 +109,7 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
         raise UserError(f"no groups are given; there are: {', '.join(NAMES)}")
     base, made = registry.make(method)
     editor: Any = made
-    chosen = {name: group for name, group in _groups(steps).items() if name in groups}
+    chosen = {name: group for name, group in _groups(editor, steps).items() if name in groups}
     settable = parameters(editor)
     changed = {key for group in chosen.values() for setting in group.settings.values() for key in setting}
     if missing := sorted(changed - set(settable)):
@@ -138,21 +129,30 @@ def plan(groups: Sequence[str], method: str = "cpam", steps: int = 50) -> Ablati
     return Ablation(base, editors, chosen, labels)
 
 
-def _groups(steps: int) -> dict[Name, Group]:
+def _groups(editor: Any, steps: int) -> dict[Name, Group]:
     first_steps = [step for step in (0, 3, 10, 25) if step < steps]
     retained = "samples whose object is retained"
+    refined_kinds, retained_kinds = getattr(editor, "refined_kinds", ()), getattr(editor, "retained_kinds", ())
+    refined = {"replace": "replacements", "pose": "changes of pose", "background": "backgrounds", "add": "additions"}
+
+    def retains(sample: Sample | Task) -> bool:
+        return sample.retain_object and sample.kind in retained_kinds
+
+    def refines(sample: Sample | Task) -> bool:
+        return sample.kind in refined_kinds
+
     return {
         "modules": Group("Preservation and localization (Figure 6)", MODULES),
         "T": Group(
             "T: first step, from 0, that keeps a retained object (Eq. 2)",
             {f"T = {step}": {"start_step": step} for step in first_steps} | {"never": {"start_step": steps}},
-            _retained,
+            retains,
             retained,
         ),
         "L": Group(
             "L: first layer, from 0, that keeps a retained object (Eq. 2)",
             {f"L = {layer}": {"start_layer": layer} for layer in (0, 4, 7, 8, 12)},
-            _retained,
+            retains,
             retained,
         ),
         "normal": Group(
@@ -166,8 +166,8 @@ def _groups(steps: int) -> dict[Name, Group]:
                 "refined by the prompt": {"refine": True, "refine_words": "prompt"},
                 "refined by the object": {"refine": True, "refine_words": "object"},
             },
-            _refined,
-            "replacements and changes of pose",
+            refines,
+            " and ".join(words for kind, words in refined.items() if kind in refined_kinds),
         ),
         "guidance": Group(
             "Scale of guidance (Hi-Guidance of Table 1)",
@@ -180,33 +180,27 @@ COLUMNS = ["slice", "group", "setting", "method", "default", "metric", "mean", "
 COLUMNS += ["difference", "difference_low", "difference_high", "difference_n"]
 
 
-def table(store: Store, ablation: Ablation, slice: Slice | None = None, samples: Sequence[str] | None = None) -> Any:
+def table(scored: Scored, ablation: Ablation, slice: Slice | None = None, samples: Sequence[str] | None = None) -> Any:
     """Every configuration's means and its paired differences to the base: a data frame with :data:`COLUMNS`.
 
     Means are over the samples on which the group can act; ``slice`` is "all" for no slice.
 
     Args:
-        store: scored.
+        scored: the run.
         ablation: what it was made of.
         slice: a block for every kind of edit and the like.
         samples: ids to count, by default all of the run.
     """
-    scores = read_scores(store.folder)
-    metrics = list(read_protocol(store.folder)["metrics"])
-    counted = list(store.run.samples if samples is None else samples)
-    tasks = {sample: read_task(store, sample) for sample in counted}
+    counted = scored if samples is None else scored.only(samples)
+    tasks = {sample: counted.task(sample)[1] for sample in counted.samples}
     rows = []
-    for title, block in slices(store, slice).items():
-        if not block & set(counted):
-            continue
+    for title, block in slices(counted, slice).items():
         for name, group in ablation.groups.items():
-            acting = {sample for sample in counted if sample in block and group.acts(tasks[sample])}
-            mine = scores[scores["sample"].isin(acting)]
+            mine = block.only([sample for sample in block.samples if group.acts(tasks[sample])])
             for words, label in ablation.labels[name].items():
-                for metric in metrics:
-                    values = mine.loc[(mine["method"] == label) & (mine["metric"] == metric), "value"]
-                    estimate = mean_interval(values.to_numpy())
-                    difference = _difference(mine, label, ablation.base, metric)
+                for metric in scored.metrics:
+                    estimate = mean_interval(mine.values(label, metric))
+                    difference = _difference(mine.scores, label, ablation.base, metric)
                     head = (title or "all", name, words, label, label == ablation.base, metric)
                     rows.append((*head, *_numbers(estimate), *_numbers(difference)))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -247,14 +241,15 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
         head = Table()
         head.add_column("setting")
         head.add_column("n", justify="right")
-        for metric_title, _ in SHOWN.values():
-            head.add_column(metric_title, justify="right")
+        for metric in SHOWN:
+            head.add_column(facts(metric).heading, justify="right")
             head.add_column("− default", justify="right")
         for words in mine["setting"].unique():
             by = mine[mine["setting"] == words].set_index("metric").to_dict("index")
             first = next(iter(by.values()))
             cells = []
-            for metric, (_, digits) in SHOWN.items():
+            for metric in SHOWN:
+                digits = facts(metric).digits
                 found = by.get(metric)
                 if found is None:
                     cells += ["–", "–"]
@@ -274,27 +269,6 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
     return Lines(*parts)
 
 
-def picture(store: Store, ablation: Ablation, samples: Sequence[str]) -> Any:
-    """Figure 6 of the run: rows of samples; source, region, and the four combinations of the two modules."""
-    from cpam_bench.eval.figures.figure5 import figure
-
-    heads = {label: words for words, label in ablation.labels["modules"].items()}
-    heads[ablation.base] = "both modules"
-    return figure(store, samples, list(heads), titles=heads)
-
-
-def one_of_each_kind(store: Store, ablation: Ablation, count: int, samples: Sequence[str]) -> list[str]:
-    """The first samples of every kind of edit, in the run's order, that all four combinations have edited."""
-    labels = ablation.labels["modules"].values()
-    done = [sample for sample in samples if all(store.is_done(label, sample) for label in labels)]
-    tasks = {sample: read_task(store, sample) for sample in done}
-    kinds: dict[tuple[str, bool], str] = {}
-    for sample, task in tasks.items():
-        kinds.setdefault((task.kind, task.several_objects), sample)
-    chosen = list(kinds.values())[:count]
-    return chosen + [sample for sample in done if sample not in chosen][: count - len(chosen)]
-
-
 def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
     """Draw CLIPScore and background LPIPS against the scale of guidance, with their intervals, as PNG, PDF or SVG."""
     import io
@@ -306,14 +280,14 @@ def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
     mine = rows[(rows["group"] == "guidance") & (rows["slice"] == rows["slice"].iloc[0])]
     sheet = Figure(figsize=(6.4, 5.0), layout="constrained")
     axes = sheet.subplots(len(SHOWN), 1, sharex=True)
-    for axis, (metric, (words, _)), colour in zip(axes, SHOWN.items(), ("#2457c5", "#b0451f"), strict=True):
+    for axis, metric, colour in zip(axes, SHOWN, ("#2457c5", "#b0451f"), strict=True):
         line = mine[mine["metric"] == metric].assign(scale=lambda table: [_scale(label) for label in table["method"]])
         line = line.sort_values("scale")
         spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
         axis.errorbar(line["scale"], line["mean"], yerr=spread, fmt="o-", color=colour, capsize=3, linewidth=1.5)
         default = line[line["default"]]
         axis.plot(default["scale"], default["mean"], "o", markersize=11, fillstyle="none", color=colour)
-        axis.set_ylabel(words)
+        axis.set_ylabel(facts(metric).heading)
         axis.set_xticks(line["scale"])
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

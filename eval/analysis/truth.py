@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpam_bench.eval.scoring.score import read_scores
-from cpam_bench.eval.store.store import Store
+from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.imba.errors import UserError
 
 COLUMNS = ["kind", "method", "n", "lpips_truth", "lpips_source", "closer"]
@@ -23,22 +22,19 @@ def by_kind(folder: str | Path) -> pd.DataFrame:
     Raises:
         UserError: the run is not scored with these metrics, or its data set knows no truth.
     """
-    store = Store.open(folder)
-    kinds = {task.id: task.kind for sample in store.run.samples if (task := store.read_task(sample))}
-    scores = read_scores(folder).pivot(index=["method", "sample"], columns="metric", values="value")
-    for metric in ("lpips_truth", "lpips_truth_gain"):
-        if metric not in scores:
-            raise UserError(f"{folder} has no scores of {metric}; make them with: cpam-bench score {folder}")
+    scored = Scored.open(folder)
+    scored.require("lpips_truth", "lpips_truth_gain")
+    scores = scored.scores.pivot(index=["method", "sample"], columns="metric", values="value")
+    if scores.empty:
+        raise UserError(f"{folder} has no edits that are scored; run it and then: cpam-bench score {folder}")
     scores = scores.dropna(subset=["lpips_truth"]).reset_index()
     if scores.empty:
-        raise UserError(
-            f"{folder}: the data set {store.run.dataset['name']} does not know what its edits should lead to"
-        )
-    scores["kind"] = scores["sample"].map(kinds)
+        raise UserError(f"{folder}: the data set {scored.run.dataset.name} does not know what its edits should lead to")
+    scores["kind"] = [scored.task(sample)[1].kind for sample in scores["sample"]]
     untouched = scores[scores["method"] == "identity"].set_index("sample")["lpips_truth"]
     scores["lpips_source"] = scores["sample"].map(untouched)
     scores["closer"] = (scores["lpips_truth_gain"] > 0).where(scores["lpips_truth_gain"].notna()).astype(float)
-    order = {label: i for i, label in enumerate(store.run.methods)}
+    order = {row.name: i for i, row in enumerate(scored.rows)}
     grouped = scores.groupby(["kind", "method"], sort=False)
     table = grouped.agg(
         n=("sample", "size"),

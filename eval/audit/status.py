@@ -11,7 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cpam_bench.eval.store.store import Edit, Holder, Store, holder
+from cpam_bench.eval.store.lock import Holder, holder
+from cpam_bench.eval.store.records import Edit
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import Damaged
 
 
@@ -82,7 +84,7 @@ def status(folder: str | Path) -> Status:
         rows.append(MethodStatus(method, len(seconds), failed, pending, mean))
     rate = recent / max(time.time() - working.since, 1e-3) if working and recent else None
     run = store.run
-    title = f"{run.dataset['name']} data set, {run.backbone['name']} backbone, {run.steps} steps, seed {run.seed}"
+    title = f"{run.dataset.name} data set, {run.backbone.name} backbone, {run.steps} steps, seed {run.seed}"
     return Status(title, rows, failures, damaged, working, rate, left / rate if rate else None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +14,14 @@ from cpam_bench.eval.commands.options import (
     Dtype,
     Limit,
     Model,
+    Samples,
     Seed,
     Sliced,
     Steps,
     split_names,
 )
-from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name
-from cpam_bench.eval.commands.terminal import console, print_board, report_failures, say
+from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name, only, ready
+from cpam_bench.eval.commands.terminal import console, print_board, report_failures
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
 
@@ -83,7 +83,7 @@ def ablate(
             file_okay=False,
         ),
     ] = None,
-    samples: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")] = None,
+    samples: Samples = None,
     limit: Limit = None,
     rows: Annotated[
         int, typer.Option(metavar="N", min=1, help="Rows of the picture: one a kind of edit, then more.")
@@ -111,37 +111,29 @@ def ablate(
     plan = ablation.plan(split_names(groups), method, steps)
 
     import cpam_bench.imba.dataset
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
-    data = cpam_bench.imba.dataset.load(dataset).first(limit)
-    for warning in cpam_bench.imba.dataset.require_complete(data):
-        say(str(warning))
-    if samples:
-        wanted = split_names(samples)
-        known = {sample.id for sample in data}
-        if unknown := [name for name in wanted if name not in known]:
-            raise UserError(
-                f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ..."
-            )
-        data = dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
+    data = ready(only(cpam_bench.imba.dataset.load(dataset).first(limit), samples), "refuse")
     folder = out or RUNS / f"ablation-{file_name(data.name)}-{file_name(backbone)}"
     settings = Settings(
         backbone=backbone, steps=steps, seed=seed, dtype=dtype, device=device, clip=clip, workers=workers
     )
     outcome = execute_or_tell(data, list(plan.editors), folder, settings, arguments, plan.wanted(data.samples))
 
+    from cpam_bench.eval.figures import figure6
     from cpam_bench.eval.figures.figure5 import write
-    from cpam_bench.eval.store.store import Store
+    from cpam_bench.eval.scoring.scored import Scored
 
-    store = Store.open(folder)
+    scored = Scored.open(folder)
     place = tables or folder
     chosen = [sample.id for sample in data]
-    found = ablation.table(store, plan, slice, chosen)
+    found = ablation.table(scored, plan, slice, chosen)
+    assert outcome.board is not None  # it is scored
     title = f"ablation of {plan.base}; {outcome.board.title.partition(': ')[2]}"
     ablation.write_table(found, place / "ablation.csv")
     written = [place / "ablation.csv"]
-    if "modules" in plan.groups and (shown := ablation.one_of_each_kind(store, plan, rows, chosen)):
-        write(ablation.picture(store, plan, shown), place / "modules.png")
+    if "modules" in plan.groups and (shown := figure6.one_of_each_kind(scored, plan, rows, chosen)):
+        write(figure6.figure(scored, plan, shown), place / "modules.png")
         written.append(place / "modules.png")
     if "guidance" in plan.groups:
         ablation.plot(found, place / "guidance.png", title)
@@ -172,7 +164,7 @@ def sensitivity(
     run's own scorer is always among them; scores.csv is left as it is. What cannot be loaded is named.
     """
     from cpam_bench.eval.analysis import sensitivity as choices
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
 
     where = choose_device(device)
 

@@ -60,7 +60,7 @@ def rerun(
 
     The same processor, threads and versions give the same bits. Exit code 1 means that an edit came out otherwise.
     """
-    from cpam_bench.eval.audit.verify import rerun as repeat
+    from cpam_bench.eval.audit.rerun import rerun as repeat
 
     repeats = repeat(folder, check, seed, backbone, device, typer.echo)
     other = [one for one in repeats if one.error or one.largest > tolerance]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpam_bench.eval.commands.options import Device, Dtype, Model, Seed, Steps
+from cpam_bench.eval.commands.options import Device, Dtype, Model, ResizeBy, Seed, Steps
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Kind
 
@@ -44,7 +44,8 @@ def edit(
         ),
     ] = "auto",
     mask_ops: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Then: grow=PIXELS, shrink=PIXELS, fill, hull, largest, invert.")
+        str,
+        typer.Option(metavar="A,B,...", help="Then: grow=, shrink= or smooth=PIXELS, fill, hull, largest, invert."),
     ] = "",
     kind: Annotated[
         Kind | None,
@@ -66,6 +67,7 @@ def edit(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     original_size: Annotated[
         bool, typer.Option("--original-size", help="Bring results back from the model's square to the picture's size.")
     ] = False,
@@ -99,8 +101,9 @@ def edit(
         raise UserError("--prompt is empty; say what the edited picture shows")
 
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.driver import describe_editor, versions
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.describe import describe_editor, versions
+    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.store.records import plain
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
     from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
@@ -117,7 +120,7 @@ def edit(
         made = from_strokes(strokes, brush, picture.size)
     elif clicks is not None:
         made = for_clicks(mask_with, place).segment(picture, clicks)
-    model = Backbone.load(backbone, place, dtype)
+    model = Backbone.load(backbone, place, dtype, resize)
     if select is not None:
         made = pictures.select_words(model, picture, select, mask_with, place)
     if made is not None:
@@ -147,13 +150,13 @@ def edit(
         "object_prompt": object_prompt,
         "retain_object": retain,
         "mask": None if made is None else made.origin.model_dump(exclude_none=True),
-        "backbone": {"name": model.name, "weights": model.fingerprint},
+        "backbone": {"name": model.name, "weights": model.fingerprint, "resize": model.resize},
         "steps": steps,
         "seed": seed,
         "device": place,
         "dtype": dtype,
         "methods": {
-            label: describe_editor(label, editors[label]) | {"seed": result.seed, "seconds": result.seconds}
+            label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
             for label, result in results.items()
         },
         "versions": versions(),
@@ -189,7 +192,7 @@ def studio(
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.execute import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.studio.serve import serve_studio
 
     quiet()

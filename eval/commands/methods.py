@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands.terminal import console, say
+from cpam_bench.eval.commands.terminal import console, print_parameters, say
 from cpam_bench.imba.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def methods(
@@ -48,28 +45,8 @@ def methods(
         shown.print("–: a reference row that bounds the scale, not a method of editing.")
     if names or parameters:
         for name, editor in editors.items():
-            _print_parameters(shown, name, editor)
+            print_parameters(f"{name}: {editor.title}. {editor.reference}", editor)
     elif editors:
         shown.print("cpam-bench methods NAME shows the parameters of a method.")
     for reason in broken.values():
         say(f"broken: {reason}")
-
-
-def _print_parameters(console: Console, name: str, editor: Any) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from cpam_bench.imba.common.labels import describe
-
-    described = describe(editor)
-    console.print(Text(f"\n{name}: {editor.title}. {editor.reference}", style="bold"))
-    if not described:
-        console.print("no parameters")
-        return
-    table = Table()
-    for column in ("parameter", "takes", "default", "what it does", "source"):
-        table.add_column(column, overflow="fold")
-    for parameter in described:
-        cells = (parameter.name, parameter.takes, parameter.default, parameter.help, parameter.source)
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)

@@ -69,6 +69,7 @@ def figure(
     """Draw Figure 5 of a run: a row a sample, a column a method, source and region first, the prompt below."""
     from cpam_bench.eval.figures.figure5 import choose, write
     from cpam_bench.eval.figures.figure5 import figure as draw
+    from cpam_bench.eval.scoring.scored import Scored
     from cpam_bench.eval.store.store import Store
     from cpam_bench.imba.common.labels import split
 
@@ -79,7 +80,7 @@ def figure(
     wanted = split(methods) if methods else [label for label in known if label != "identity"]
     if unknown := [label for label in wanted if label not in known]:
         raise UserError(f"{folder} has no method {', '.join(unknown)}; it has {', '.join(known)}")
-    rows = split_names(samples) if samples else choose(store, wanted, pick, count, seed)
+    rows = split_names(samples) if samples else choose(Scored.open(folder), wanted, pick, count, seed)
     picture = draw(store, rows, wanted)
     write(picture, out)
     typer.echo(f"{out}")

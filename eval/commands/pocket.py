@@ -12,69 +12,44 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Part = Literal["vae", "unet", "clip", "classifier"]
+Part = Literal["vae", "unet", "classifier", "clip", "decoder", "all", "backbone"]
 Work = Annotated[Path, typer.Option("--work", help="Folder of checkpoints, logs and cached scenes.")]
 
 
 @app.command()
 def train(
-    part: Annotated[Part, typer.Argument(help="What to train; unet needs a trained vae.")],
+    part: Annotated[
+        Part,
+        typer.Argument(
+            help="What to train: all goes through vae, unet, classifier, clip and decoder in this order and passes over"
+            " what is done. backbone puts the weights of an unfinished unet together, to look at them."
+        ),
+    ],
     work: Work = Path("results/runs/pocket-training"),
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps; the shipped weights' number if left out.")
-    ] = None,
-    scenes: Annotated[int, typer.Option(min=64, help="Training scenes, from renderer seed 0 on.")] = 20_000,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; each trainer's own if left out.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=64, help="Training scenes, from seed 0 on; likewise.")] = None,
     seed: Annotated[int, typer.Option(help="Of initialisation, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     start: Annotated[
-        str | None, typer.Option(help="unet: begin from this backbone (pocket or a folder), its autoencoder included.")
+        str | None, typer.Option(help="vae: begin from the autoencoder of this backbone (pocket or a folder).")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="unet: highest learning rate.", show_default="0.0006")] = None,
 ) -> None:
-    """Train one part from scratch, or go on where it was stopped; the result lands in WORK.
+    """Train a part of the next pocket world, or go on where it was stopped; the result lands in WORK.
 
     Copy WORK/pocket to cpam/weights/, WORK/pocket-clip and WORK/pocket-classifier.safetensors to eval/weights/ to make
     them the default.
     """
-    from diffusers import AutoencoderKL
+    from cpam_bench.eval.pocket import stages
 
-    from cpam_bench.eval.pocket import classifier, clip, tokenizer, unet, vae
-
-    if part == "vae":
-        trained = vae.train(work / "vae", steps=steps or 4800, scenes=min(scenes, 12_000), seed=seed, device=device)
-        trained.save_pretrained(work / "vae-trained")
-    elif part == "unet":
-        from cpam_bench.cpam.backbone import Backbone
-
-        begin = None if start is None else Backbone.load(start).pipeline
-        if begin is None and not (work / "vae-trained").is_dir():
-            raise typer.BadParameter(f"{work / 'vae-trained'} is missing; train vae first", param_hint="PART")
-        autoencoder = AutoencoderKL.from_pretrained(work / "vae-trained").eval() if begin is None else begin.vae
-        pipeline = unet.train(
-            work / "unet",
-            autoencoder,
-            tokenizer.build() if begin is None else begin.tokenizer,
-            steps=steps or 5200,
-            scenes=scenes,
-            lr=lr or 6e-4,
-            seed=seed,
-            device=device,
-            start=begin,
-        )
-        unet.save_half(pipeline, work / "pocket")
-    elif part == "clip":
-        clip.train(
-            work / "clip",
-            work / "pocket-clip",
-            tokenizer.build(),
-            steps=steps or 1500,
-            scenes=scenes,
-            seed=seed,
-            device=device,
-        )
-    else:
-        target = work / "pocket-classifier.safetensors"
-        classifier.train(work / "classifier", target, steps=steps or 900, scenes=scenes, seed=seed + 1)
+    if part == "all" and steps:
+        raise typer.BadParameter("the parts have steps of their own", param_hint="--steps")
+    if part == "backbone":
+        stages.put_together(work)
+        return
+    settings = {name: value for name, value in (("steps", steps), ("scenes", scenes)) if value}
+    for one in stages.ORDER if part == "all" else (part,):
+        if part != "all" or not stages.is_done(work, one):
+            stages.train(work, one, settings, seed, device, start)
 
 
 @app.command()
@@ -82,36 +57,71 @@ def check(
     backbone: Annotated[
         str, typer.Option(help="pocket, or a folder with a backbone trained on the scenes.")
     ] = "pocket",
-    count: Annotated[int, typer.Option(min=16, help="Held-out captions to generate from.")] = 256,
+    world: Annotated[
+        Literal["first", "next"], typer.Option(help="Its scenes: those of the shipped weights, or the next world's.")
+    ] = "first",
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder of the pocket CLIP that judges.", show_default="ours")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="File of the classifier that judges.", show_default="ours")
+    ] = None,
+    count: Annotated[int, typer.Option(min=16, help="Held-out captions to generate from.")] = 1000,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Scored run on pocket scenes, for figures of its edits and its order; may be repeated."),
+    ] = None,
+    only_runs: Annotated[bool, typer.Option("--only-runs", help="Leave the models out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG.")] = None,
 ) -> None:
     """Print what the pocket models can do on held-out scenes; exit code 1 if a figure is below its floor."""
+    import math
+
     from rich.console import Console
     from rich.table import Table
 
     from cpam_bench.cpam.backbone import Backbone
+    from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
     from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
     from cpam_bench.eval.pocket import check as measure
+    from cpam_bench.eval.pocket import runs
     from cpam_bench.imba.common.files import write_json
 
-    model = Backbone.load(backbone)
-    scorer = load_clip(str(POCKET_CLIP))
-    figures = [measure.vae_psnr(model), measure.inversion_psnr(model), *measure.clip_retrieval(scorer)]
-    figures += measure.generation(model, scorer, count)[0]
-    figures.append(measure.load_time(backbone))
+    figures = [figure for folder in run or () for figure in runs.figures(folder)]
+    if not only_runs:
+        asked = measure.WORLDS[world]
+        model = Backbone.load(backbone)
+        scorer, judge = load_clip(str(clip or POCKET_CLIP)), load_classifier(classifier or POCKET_CLASSIFIER)
+        figures = [
+            measure.vae_psnr(model, asked),
+            measure.inversion_psnr(model, asked),
+            *measure.clip_retrieval(scorer, asked),
+            *measure.generation(model, scorer, judge, asked, count),
+            measure.load_time(backbone),
+            *figures,
+        ]
+        if sheet:
+            measure.contact_sheet(model, asked, sheet)
     table = Table(title="pocket models on held-out scenes")
-    for title in ("figure", "measured", "floor", ""):
+    for title in ("figure", "measured", "best", "floor", ""):
         table.add_column(title, justify="left" if title == "figure" else "right")
     for one in figures:
-        table.add_row(
-            one.name, f"{one.value:.1f} {one.unit}", f"{one.least:.0f} {one.unit}", "ok" if one.good else "LOW"
-        )
+        held = [f"{value:.3g} {one.unit}" if not math.isnan(value) else "" for value in (one.best, one.floor)]
+        table.add_row(one.name, f"{one.value:.3g} {one.unit}", *held, "ok" if one.good else "LOW")
     Console().print(table)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {one.name: {"value": one.value, "floor": one.least, "unit": one.unit} for one in figures})
-    if sheet:
-        measure.contact_sheet(model, sheet)
+        known = {
+            one.name: {
+                "value": one.value,
+                "best": None if math.isnan(one.best) else one.best,
+                "floor": None if math.isnan(one.floor) else one.floor,
+                "unit": one.unit,
+                "higher": one.higher,
+            }
+            for one in figures
+        }
+        write_json(out, known)
     if not all(one.good for one in figures):
         raise typer.Exit(1)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cpam_bench.eval.commands.options import Clip, DataSet, Device, Dtype, Limit, Model, Seed, Steps, split_names
+from cpam_bench.eval.commands.options import (
+    Clip,
+    DataSet,
+    Device,
+    Dtype,
+    LayoutLabel,
+    Limit,
+    MaskThreshold,
+    Model,
+    ResizeBy,
+    Samples,
+    Seed,
+    Steps,
+    split_names,
+)
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -16,7 +31,8 @@ from cpam_bench.imba.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from cpam_bench.eval.run.execute import Outcome, Settings
+    from cpam_bench.eval.run.execute import Outcome
+    from cpam_bench.eval.run.settings import Settings
     from cpam_bench.imba.dataset import Dataset
 
 RUNS = Path("results/runs")
@@ -39,6 +55,11 @@ def run(
         ),
     ] = None,
     dataset: DataSet = "pocket",
+    layout: LayoutLabel = None,
+    mask_threshold: MaskThreshold = None,
+    incomplete: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do where samples cannot be edited or scored.")
+    ] = "refuse",
     backbone: Model = "pocket",
     out: Annotated[
         Path | None,
@@ -50,10 +71,12 @@ def run(
         ),
     ] = None,
     limit: Limit = None,
+    samples: Samples = None,
     steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    resize: ResizeBy = "bicubic",
     references: Annotated[
         bool,
         typer.Option(
@@ -70,6 +93,9 @@ def run(
         ),
     ] = None,
     clip: Clip = None,
+    scored: Annotated[
+        bool, typer.Option("--score/--no-score", help="Score the edits, or leave that to cpam-bench score.")
+    ] = True,
     executor: Annotated[
         Literal["serial", "processes", "ray"] | None,
         typer.Option(
@@ -174,13 +200,13 @@ def run(
 
     import cpam_bench.imba.dataset
 
-    whole = cpam_bench.imba.dataset.load(dataset)
-    data = whole.first(limit)
-    for warning in cpam_bench.imba.dataset.require_complete(data):
-        say(str(warning))
+    whole = cpam_bench.imba.dataset.load(dataset, layout, mask_threshold)
+    data = ready(only(whole.first(limit), samples), incomplete)
+    for line in registry.leave_out_without_masks(editors, data.samples):
+        say(line)
 
     from cpam_bench.eval.methods.ready_made import survey
-    from cpam_bench.eval.run.execute import Settings
+    from cpam_bench.eval.run.settings import Settings
 
     for label, ready_made in pictures.items():
         for line in survey(label, ready_made, whole.samples, data.samples):
@@ -191,6 +217,7 @@ def run(
         steps=steps,
         seed=seed,
         dtype=dtype,
+        resize=resize,
         device=device,
         clip=clip,
         executor=executor,
@@ -204,10 +231,43 @@ def run(
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
     )
-    outcome = execute_or_tell(data, list(editors), folder, settings, arguments)
-    print_board(outcome.board)
-    typer.echo(f"{folder / 'leaderboard.csv'}")
+    for label, editor in editors.items():
+        if cost := getattr(editor, "cost", ""):
+            say(f"{label}: {cost}")
+    outcome = execute_or_tell(data, list(editors), folder, settings, arguments, measure=scored)
+    if outcome.board:
+        print_board(outcome.board)
+        typer.echo(f"{folder / 'leaderboard.csv'}")
+        say(
+            f"The pictures are in {folder / 'edits'}. Look at them: cpam-bench report {folder} --out report; set them"
+            f" beside the paper: cpam-bench table 2 {folder}; check them: cpam-bench verify {folder}"
+        )
+    else:
+        say(f"The pictures are in {folder / 'edits'}. Score them with: cpam-bench score {folder}")
     report_failures(outcome.failures)
+
+
+def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
+    """The samples that can be edited and scored; what is to be said of them and of the others is said.
+
+    Raises:
+        UserError: some cannot, and they are not to be skipped, or none can.
+    """
+    from cpam_bench.imba.dataset import require_complete, summarize, validate
+
+    left_out: list[str] = []
+    if incomplete == "skip":
+        kept, errors = data.complete(validate(data))
+        left_out = summarize(errors, len(data))
+        if not kept.samples:
+            raise UserError(f"no sample of {data.name} is complete; cpam-bench data validate {data.root} lists why")
+        say(f"{len(kept)} of {len(data)} samples are complete")
+        data = kept
+    for line in left_out:
+        say(f"left out: {line}")
+    for line in summarize(require_complete(data), len(data)):
+        say(f"warning: {line}")
+    return data
 
 
 def execute_or_tell(
@@ -217,17 +277,34 @@ def execute_or_tell(
     settings: Settings,
     arguments: dict[str, Any],
     wanted: Mapping[str, Collection[str]] | None = None,
+    measure: bool = True,
 ) -> Outcome:
     """:func:`cpam_bench.eval.run.execute`, telling the user of Ctrl-C (exit code 130) and of what the scoring met."""
     from cpam_bench.eval.run.execute import execute
 
     try:
-        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, say=say)
+        outcome = execute(data, labels, folder, settings, arguments=arguments, wanted=wanted, measure=measure, say=say)
     except KeyboardInterrupt:
         say(f"\nInterrupted. What is finished is safe in {folder}; the same command continues.")
         raise typer.Exit(130) from None
-    report_scoring(outcome.scores.damaged, outcome.scores.truncated)
+    if outcome.scores:
+        report_scoring(outcome.scores)
     return outcome
+
+
+def only(data: Dataset, samples: str | None) -> Dataset:
+    """The samples of a data set that are named, or all.
+
+    Raises:
+        UserError: there is no such sample.
+    """
+    if samples is None:
+        return data
+    wanted = split_names(samples)
+    known = {sample.id for sample in data}
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(f"{data.name} has no sample {', '.join(unknown)}; it has {', '.join(sorted(known)[:8])} ...")
+    return dataclasses.replace(data, samples=[sample for sample in data if sample.id in set(wanted)])
 
 
 def file_name(name: str) -> str:
@@ -238,9 +315,23 @@ def file_name(name: str) -> str:
 def score(
     folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a run.")],
     metrics: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Metrics to measure; others that hold are kept.")
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Metrics to measure, each NAME or NAME:KEY=VALUE; what was measured before is kept.",
+            show_default="the usual ten",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metrics of another benchmark, to the letter: pie-bench.")
     ] = None,
     clip: Clip = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=PLACE", help="Folder or hub name of another network, as cpam-bench metrics lists them."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Measure the edits of a run again, with other metrics or another scorer if you like.
@@ -249,21 +340,30 @@ def score(
     means that files of the run are damaged.
     """
     from cpam_bench.eval.analysis.leaderboard import leaderboard
-    from cpam_bench.eval.metrics.metric import METRICS
-    from cpam_bench.eval.run.execute import choose_device, quiet
-    from cpam_bench.eval.scoring.score import choose
+    from cpam_bench.eval.metrics.metric import choose
+    from cpam_bench.eval.run.settings import choose_device, quiet
     from cpam_bench.eval.scoring.score import score as measure
-    from cpam_bench.eval.store.store import Store, locked
+    from cpam_bench.eval.store.lock import locked
+    from cpam_bench.eval.store.store import Store
+    from cpam_bench.imba.common.labels import split
 
     quiet()
     store = Store.open(folder)
-    names = choose(split_names(metrics)) if metrics else list(METRICS)
+    chosen = list(choose(split(metrics or ""), protocol))
+    places = dict(_place_of(one) for one in network or [])
     with locked(folder):
-        scores = measure(store, names, clip, choose_device(device))
+        scores = measure(store, chosen, clip, choose_device(device), places)
         board = leaderboard([folder])
         board.write(folder)
-    report_scoring(scores.damaged, scores.truncated)
+    report_scoring(scores)
     print_board(board)
     typer.echo(f"{folder / 'scores.csv'}")
     if scores.damaged:
         raise typer.Exit(1)
+
+
+def _place_of(text: str) -> tuple[str, str]:
+    role, equals, where = text.partition("=")
+    if not equals or not where:
+        raise UserError(f"--network {text!r} is not ROLE=PLACE, such as dino=FOLDER")
+    return role, where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from cpam_bench.eval.analysis.leaderboard import Leaderboard
     from cpam_bench.eval.run.driver import Failure
+    from cpam_bench.eval.scoring.score import Scores
 
 WIDTH = 140
 """Of tables where there is no terminal."""
@@ -36,10 +37,31 @@ def print_board(board: Leaderboard) -> None:
     console().print(render(board))
 
 
-def report_scoring(damaged: list[str], truncated: list[str]) -> None:
-    for line in damaged:
+def print_parameters(head: str, cls: type[Any]) -> None:
+    """A table of the parameters of a class that a package adds, under a head."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from cpam_bench.imba.common.labels import describe
+
+    shown = console()
+    shown.print(Text(f"\n{head}", style="bold"))
+    if not (described := describe(cls)):
+        shown.print("no parameters")
+        return
+    table = Table()
+    for column in ("parameter", "takes", "default", "what it does", "source"):
+        table.add_column(column, overflow="fold")
+    for parameter in described:
+        cells = (parameter.name, parameter.takes, parameter.default, parameter.help, parameter.source)
+        table.add_row(*(Text(cell) for cell in cells))
+    shown.print(table)
+
+
+def report_scoring(scores: Scores) -> None:
+    for line in scores.damaged:
         say(f"damaged: {line}; run the same command again to make it anew")
-    for line in truncated:
+    for line in [*scores.truncated, *scores.lost]:
         say(line)
 
 

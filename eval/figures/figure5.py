@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from cpam_bench.eval.figures.sheet import sheet
-from cpam_bench.eval.scoring.score import read_scores
-from cpam_bench.eval.store.store import Store, open_picture
+from cpam_bench.eval.scoring.scored import Scored
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.errors import Damaged, UserError
 from cpam_bench.imba.pictures import overlay
 
 Pick = Literal["random", "gain", "loss"]
@@ -27,7 +27,7 @@ TEXT_WIDTH = 7.0  # inches that a page with two columns leaves for text
 
 
 def choose(
-    store: Store, methods: Sequence[str], pick: Pick, count: int, seed: int = 0, metric: str = "clip_score"
+    scored: Scored, methods: Sequence[str], pick: Pick, count: int, seed: int = 0, metric: str = "clip_score"
 ) -> list[str]:
     """Ids of samples that all methods have edited.
 
@@ -36,13 +36,14 @@ def choose(
     Raises:
         UserError: nothing is edited by all of them, or there is no second method to compare with.
     """
-    scores = read_scores(store.folder)
+    folder, scores = scored.stores[0].folder, scored.scores
+    scored.require(metric)
     table = scores[scores["metric"] == metric].pivot(index="sample", columns="method", values="value")
     if missing := [method for method in methods if method not in table.columns]:
-        raise UserError(f"{store.folder} has no scores of {', '.join(missing)}; it has {', '.join(table.columns)}")
+        raise UserError(f"{folder} has no scores of {', '.join(missing)}; it has {', '.join(table.columns)}")
     table = table[list(methods)].dropna()
     if table.empty:
-        raise UserError(f"{store.folder}: no sample is edited by all of {', '.join(methods)}")
+        raise UserError(f"{folder}: no sample is edited by all of {', '.join(methods)}")
     if pick == "random":
         return random.Random(seed).sample(sorted(table.index), min(count, len(table)))
     if len(methods) < 2:
@@ -68,19 +69,24 @@ def figure(
         titles: heads of columns by label; else the methods' titles, and labels where methods share one.
 
     Raises:
-        UserError: an edit is missing or failed.
+        UserError: an edit is missing, failed or damaged.
     """
     heads = _titles(store, methods) | dict(titles or {})
-    own = store.run.backbone["resolution"]
+    own = store.run.backbone.resolution
     edge = edge or (own if own >= 200 else 2 * own)
     rows = []
     for sample in samples:
-        task = store.read_task(sample)
-        if task is None:
-            raise UserError(f"{store.folder} has no sample {sample!r}")
-        source = _open(store.source_path(sample), edge)
-        pictures = [source, _region(source, store.mask_path(sample))]
-        pictures += [_open(_edited(store, method, sample), edge) for method in methods]
+        try:
+            task = store.read_task(sample)
+            if task is None:
+                raise UserError(f"{store.folder} has no sample {sample!r}")
+            source = _sized(store.read_source(task), edge)
+            pictures = [source, _region(source, store.read_mask(task))]
+            pictures += [_sized(_edited(store, method, sample), edge) for method in methods]
+        except Damaged as error:
+            raise UserError(
+                f"{error}; give the run's command again to make it anew, or choose other samples"
+            ) from error
         rows.append((pictures, f"{task.kind}: {task.target_prompt}"))
     return sheet(["source", "region", *(heads[method] for method in methods)], rows, edge)
 
@@ -98,25 +104,25 @@ def write(picture: Image.Image, path: Path) -> None:
 
 def _titles(store: Store, methods: Sequence[str]) -> dict[str, str]:
     """Label -> title; a title that several methods have tells nothing, so that those keep their labels."""
-    titles = {method: str(store.run.methods[method]["title"]) for method in methods}
+    titles = {method: store.run.methods[method].title for method in methods}
     shared = Counter(titles.values())
     return {method: title if shared[title] == 1 else method for method, title in titles.items()}
 
 
-def _edited(store: Store, method: str, sample: str) -> Path:
-    edit = store.read_edit(method, sample)
+def _edited(store: Store, method: str, sample: str) -> Image.Image:
+    edit = store.read_edit(method, sample, check=False)
     if edit is None or edit.status != "ok":
         raise UserError(f"{store.folder}: {method} has no edit of {sample}; run it first, or choose other samples")
-    return store.edit_path(method, sample)
+    return store.read_picture(edit)
 
 
-def _open(path: Path, edge: int) -> Image.Image:
-    return open_picture(path).convert("RGB").resize((edge, edge), Image.Resampling.LANCZOS)
+def _sized(picture: Image.Image, edge: int) -> Image.Image:
+    return picture.convert("RGB").resize((edge, edge), Image.Resampling.LANCZOS)
 
 
-def _region(source: Image.Image, mask: Path) -> Image.Image:
+def _region(source: Image.Image, mask: np.ndarray | None) -> Image.Image:
     """The source with the region to alter in red."""
-    if not mask.is_file():
+    if mask is None:
         return Image.new("RGB", source.size, "white")
-    inside = np.asarray(open_picture(mask).convert("L").resize(source.size, Image.Resampling.NEAREST)) > 127
-    return overlay(source, inside)
+    sized = Image.fromarray(mask).convert("L").resize(source.size, Image.Resampling.NEAREST)
+    return overlay(source, np.asarray(sized) > 127)

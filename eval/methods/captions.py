@@ -92,7 +92,7 @@ def fill(store: Store, samples: Sequence[Sample], captioner: Captioner, backbone
     A sample whose picture cannot be read or whose caption is empty stays as it is: its edits will fail and say so.
 
     Args:
-        store: held under :func:`cpam_bench.eval.store.store.locked`.
+        store: held under :func:`cpam_bench.eval.store.lock.locked`.
         samples: what is to be edited.
         captioner: writes the captions.
         backbone: at whose resolution pictures are looked at.

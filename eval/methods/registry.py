@@ -14,6 +14,8 @@ from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpam_bench.baselines.imported import Imported
     from cpam_bench.cpam.editing import Editor
     from cpam_bench.imba.sample import Sample
@@ -35,7 +37,7 @@ EDITORS: Group[Editor] = Group(
 )
 """Editing methods; :class:`cpam_bench.cpam.editing.Editor` says what one is."""
 
-REFERENCES = ("identity", "reconstruction", "ddim")
+REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")
@@ -74,6 +76,30 @@ def choose(methods: str) -> tuple[dict[str, Editor], list[str]]:
     return dict(make(label) for label in labels), problems
 
 
+def needs_mask(editor: Any) -> bool:
+    """Whether an editor cannot edit without a mask: its class says so, or its switch ``masked`` is on."""
+    return bool(getattr(editor, "needs_mask", getattr(editor, "masked", False)))
+
+
+def leave_out_without_masks(editors: dict[str, Editor], samples: Sequence[Sample]) -> list[str]:
+    """Take out the methods that need a mask where samples have none; returns what to say of each.
+
+    Raises:
+        UserError: no method is left that edits.
+    """
+    bare = [sample.id for sample in samples if sample.region is None]
+    gone = [label for label, editor in editors.items() if bare and needs_mask(editor)]
+    for label in gone:
+        del editors[label]
+    if gone and not any(editor.edits for editor in editors.values()):
+        raise UserError(
+            f"{', '.join(gone)} need a mask, and {len(bare)} of {len(samples)} samples have none ({bare[0]} first);"
+            " give the data set masks, or name other methods"
+        )
+    lack = f"{len(bare)} of {len(samples)} samples have none ({bare[0]} first)" if bare else ""
+    return [f"left out: {label} needs a mask, and {lack}" for label in gone]
+
+
 def imported(label: str) -> Imported:
     """The editor that hands out ready-made pictures, of ``NAME=FOLDER``.
 
@@ -109,4 +135,6 @@ def make(label: str) -> tuple[str, Editor]:
 
 def inputs(editor: Any, sample: Sample) -> dict[str, Any]:
     """What an edit is made from besides its sample and parameters: files and their hashes, where an editor says so."""
-    return dict(editor.inputs(sample)) if hasattr(editor, "inputs") else {}
+    from cpam_bench.cpam.editing import ReadsFiles
+
+    return dict(editor.inputs(sample)) if isinstance(editor, ReadsFiles) else {}

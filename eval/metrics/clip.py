@@ -1,4 +1,4 @@
-"""CLIP models that score how well a picture fits a text, all through open_clip."""
+"""CLIP models that score how well a picture fits a text, through open_clip, or through transformers for PIE-Bench."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import open_clip
 import torch
 from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision import transforms
 
+from cpam_bench.eval.metrics.dino import cannot_load
+from cpam_bench.eval.metrics.filters import Filter
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.errors import UserError
 
@@ -53,14 +56,42 @@ class ClipScorer:
         self._texts.clear()
         return self
 
+    def with_filter(self, chosen: Filter) -> Any:
+        """The preprocessing with another filter in the place of its own.
+
+        Raises:
+            UserError: it does not resize in one step, so that no filter can be put in its place.
+        """
+        steps = list(getattr(self.preprocess, "transforms", []))
+        places = [i for i, step in enumerate(steps) if isinstance(step, transforms.Resize)]
+        if len(places) != 1:
+            raise UserError(f"the preprocessing of {self.name} has no filter of its own that could be another")
+        size = steps[places[0]].size
+        edge = size if isinstance(size, int) else min(size)
+        step = transforms.Lambda(lambda image: chosen.picture(image.convert("RGB"), edge))
+        return transforms.Compose([*steps[: places[0]], step, *steps[places[0] + 1 :]])
+
+    @property
+    def own_filter(self) -> str | None:
+        """The name of the filter that its preprocessing resizes by, None where that is not one step."""
+        found = [step for step in getattr(self.preprocess, "transforms", []) if isinstance(step, transforms.Resize)]
+        return str(found[0].interpolation.value) if len(found) == 1 else None
+
     @torch.inference_mode()
+    def images(self, images: Sequence[Image.Image], preprocess: Any = None) -> Tensor:
+        """Embeddings of pictures, of length 1: (B, width) on its device."""
+        pixels = torch.stack([(preprocess or self.preprocess)(image) for image in images]).to(self.device)
+        found: Tensor = self.model.encode_image(pixels, normalize=True)
+        return found
+
+    @torch.inference_mode()
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, of length 1: (B, width) on its device."""
+        return torch.cat([self._text(prompt) for prompt in prompts])
+
     def similarity(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Cosine similarity of each picture with its prompt, (B,) float32 on the CPU, in [-1, 1]."""
-        pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
-        pictures = self.model.encode_image(pixels, normalize=True)
-        texts = torch.cat([self._text(prompt) for prompt in prompts])
-        similarity: Tensor = (pictures * texts).sum(-1)
-        return similarity.float().cpu()
+        return (self.images(images) * self.texts(prompts)).sum(-1).float().cpu()
 
     def _text(self, prompt: str) -> Tensor:
         # One at a time and remembered: every method of a sample is scored against the same prompt.
@@ -84,11 +115,11 @@ class ClipScorer:
 
     def describe(self) -> dict[str, Any]:
         """What the store keeps of the scorer."""
-        transforms = [line.strip() for line in str(self.preprocess).splitlines()[1:-1]]
+        steps = [line.strip() for line in str(self.preprocess).splitlines()[1:-1]]
         return {
             "scorer": self.name,
             "weights_sha256": self.weights_sha256,
-            "preprocess": [line for line in transforms if not line.startswith("<")],
+            "preprocess": [line for line in steps if not line.startswith("<")],
             "context_length": self.context_length,
         }
 
@@ -125,6 +156,72 @@ def load_clip(name: str = DEFAULT, device: str = "cpu") -> ClipScorer:
     model.eval().requires_grad_(False)
     length = int(getattr(tokenizer, "context_length", 0) or model.context_length)
     return ClipScorer(name, model, preprocess, tokenizer, torch.device(device), weights_hash(model), length)
+
+
+class _Transformers(nn.Module):
+    """A CLIP of transformers that answers as open_clip's do."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def encode_image(self, pixels: Tensor, normalize: bool) -> Tensor:
+        found = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return nn.functional.normalize(found, dim=-1) if normalize else found
+
+    def encode_text(self, tokens: Tensor, normalize: bool) -> Tensor:
+        found = self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
+        return nn.functional.normalize(found, dim=-1) if normalize else found
+
+
+@dataclass(frozen=True)
+class _Preprocess:
+    """The picture half of a processor of transformers, as one callable."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        found: Tensor = self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        return found
+
+    def __str__(self) -> str:
+        steps = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
+        lines = [f"    {step}: {getattr(self.processor, step, None)}" for step in steps]
+        return "\n".join([type(self.processor).__name__, *lines, "end"])
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A tokenizer of transformers that answers as open_clip's do, for one text at a time."""
+
+    tokenizer: Any
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        found = self.tokenizer(texts, truncation=True, max_length=self.context_length, return_tensors="pt")
+        tokens: Tensor = found.input_ids
+        return tokens
+
+
+def load_transformers(place: str, device: str = "cpu") -> ClipScorer:
+    """A CLIP as transformers has it, with its own preprocessing, from a folder or by its name on the hub.
+
+    Raises:
+        UserError: it cannot be had, or is no CLIP.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    try:
+        model = CLIPModel.from_pretrained(place, torch_dtype=torch.float32)
+        processor, tokenizer = CLIPImageProcessor.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # transformers, the hub client and safetensors each raise their own
+        raise cannot_load("transformers-clip", place, error) from error
+    digest = weights_hash(model)
+    length = int(model.config.text_config.max_position_embeddings)
+    adapted = _Transformers(model).eval().requires_grad_(False).to(device)
+    return ClipScorer(
+        place, adapted, _Preprocess(processor), _Tokens(tokenizer, length), torch.device(device), digest, length
+    )
 
 
 def _resolve(name: str) -> tuple[str, str | None]:

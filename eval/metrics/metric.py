@@ -1,125 +1,31 @@
-"""What is measured of an edit, and by which protocol.
+"""What a metric is: the seam between what is measured of an edit and the harness.
 
-The background is the complement of the alteration mask M_s at the pictures' resolution.  PIE-Bench's convention is
-followed (Ju et al., ICLR 2024; ``evaluation/matrics_calculator.py`` and ``evaluate.py`` of
-github.com/cure-lab/PnPInversion): pictures in [0, 1] are multiplied by the background's mask, so that the rest is black
-in both, and compared as a whole, black part included.  Two things differ there: PIE-Bench takes LPIPS with SqueezeNet
-(here AlexNet, which the authors of LPIPS advise for comparing pictures), and it counts a frame of one pixel as altered.
+Nothing here loads torch before something is measured, so that tables and lists can read a metric's facts at once.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from cpam_bench.eval.metrics.clip import ClipScorer
-from cpam_bench.eval.metrics.perceptual import load_lpips
-from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.common.labels import parameters
+from cpam_bench.imba.common.plugins import OWN, Group
+from cpam_bench.imba.errors import UserError
 
-PSNR_CAP = 100.0
-"""PSNR in dB of pictures that are equal, where the formula has no finite value; higher values are cut to it."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from cpam_bench.eval.metrics.filters import Filter
+    from cpam_bench.eval.metrics.networks import Networks
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric as tables and protocols describe it.
+T = TypeVar("T")
 
-    Attributes:
-        name: in ``scores.csv`` and on the command line.
-        title: in tables.
-        direction: whether higher or lower is better.
-        unit: of the value, empty if it has none.
-        protocol: how it is computed, in words.
-        uses: the model behind it.
-    """
-
-    name: str
-    title: str
-    direction: Literal["higher", "lower"]
-    unit: str
-    protocol: str
-    uses: Literal["clip", "lpips", ""] = ""
-
-
-_MASKED = "pictures in [0, 1] multiplied by the background mask (the rest black in both), compared as a whole"
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            "clip_score",
-            "CLIPScore",
-            "higher",
-            "",
-            "100 max(cos(edit, target prompt), 0) (Hessel et al. 2021 without the factor 2.5, as torchmetrics)",
-            "clip",
-        ),
-        Metric(
-            "lpips_background",
-            "LPIPS (background)",
-            "lower",
-            "",
-            f"LPIPS v0.1 between source and edit, masked: {_MASKED}, then mapped to [-1, 1]",
-            "lpips",
-        ),
-        Metric(
-            "lpips_background_spatial",
-            "LPIPS (background, spatial)",
-            "lower",
-            "",
-            "LPIPS v0.1 between source and edit, spatial: distance map of the whole pictures, averaged over background",
-            "lpips",
-        ),
-        Metric("psnr_background", "PSNR (background)", "higher", "dB", f"{_MASKED}; at most {PSNR_CAP:g} dB"),
-        Metric("mse_background", "MSE (background)", "lower", "", _MASKED),
-        Metric(
-            "ssim_background", "SSIM (background)", "higher", "", f"{_MASKED}; Gaussian window of 11 pixels, sigma 1.5"
-        ),
-        Metric(
-            "clip_score_region",
-            "CLIPScore (altered region)",
-            "higher",
-            "",
-            "CLIPScore of the edit with everything outside the alteration mask black, against the target prompt",
-            "clip",
-        ),
-        Metric(
-            "lpips_truth",
-            "LPIPS (truth)",
-            "lower",
-            "",
-            "LPIPS v0.1 between the edit and the picture that it should have led to, whole; only of rendered data sets",
-            "lpips",
-        ),
-        Metric(
-            "lpips_truth_region",
-            "LPIPS (truth, altered region)",
-            "lower",
-            "",
-            "as LPIPS (truth), spatial: distance map averaged over the alteration mask",
-            "lpips",
-        ),
-        Metric(
-            "lpips_truth_gain",
-            "LPIPS to source less LPIPS to truth (altered region)",
-            "higher",
-            "",
-            "spatial LPIPS v0.1 of edit and source less that of edit and truth, both averaged over the alteration mask;"
-            " above 0 the edit is closer to the truth than to the source",
-            "lpips",
-        ),
-    )
-}
-"""Every metric of a picture; what an edit costs (seconds, memory) is in its record."""
+Need = Literal["prompt", "mask", "region", "background", "truth", "source_prompt", "retained"]
+"""What a sample must have so that a metric is defined: a target prompt, a mask, something inside it, something outside
+it, the picture that the edit should have led to, a caption of the source, an object whose identity is to be kept."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +34,13 @@ class Batch:
 
     Attributes:
         source, edit: the pictures.
-        mask: M_s, bool (B, H, W); a sample without a mask has none of the metrics that need one, see ``masked``.
+        mask: M_s, bool (B, H, W), False where a sample has no mask.
         masked: bool (B,), whether the sample has a mask at all.
         prompts: the target prompts.
         truth: what the edits should have led to, and for which of them it is known: bool (B,).
+        source_prompts: captions of the sources, "" where there is none.
+        retained: bool (B, H, W), the object whose identity is to be kept; False all over where there is none.
+        device: that :meth:`pixels` and :attr:`region` are on.
     """
 
     source: np.ndarray
@@ -141,139 +50,286 @@ class Batch:
     prompts: Sequence[str]
     truth: np.ndarray
     has_truth: np.ndarray
+    source_prompts: Sequence[str]
+    retained: np.ndarray
+    device: str = "cpu"
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.edit)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What several metrics need of this batch, made by the first that asks."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast("T", self._made[key])
+
+    def pixels(self, which: Literal["source", "edit", "truth"]) -> Tensor:
+        """A batch of pictures as float32 (B, 3, H, W) in [0, 1]."""
+
+        def make() -> Tensor:
+            import torch
+
+            array: np.ndarray = getattr(self, which)
+            return torch.from_numpy(array).permute(0, 3, 1, 2).to(self.device).float() / 255
+
+        return self.once(which, make)
+
+    @property
+    def region(self) -> Tensor:
+        """M_s as bool (B, 1, H, W)."""
+
+        def make() -> Tensor:
+            import torch
+
+            return torch.from_numpy(self.mask)[:, None].to(self.device)
+
+        return self.once("region", make)
+
+    def background(self) -> tuple[Tensor, Tensor]:
+        """Source and edit as :meth:`pixels` has them, black inside M_s (PIE-Bench's convention)."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            outside = (~self.region).float()
+            return self.pixels("source") * outside, self.pixels("edit") * outside
+
+        return self.once("background", make)
+
+    def meets(self, need: Need) -> np.ndarray:
+        """Which samples have something that a metric needs: bool (B,)."""
+        inside, outside = self.mask.any((1, 2)), (~self.mask).any((1, 2))
+        found: dict[Need, np.ndarray] = {
+            "prompt": np.array([bool(prompt) for prompt in self.prompts]),
+            "mask": self.masked,
+            "region": self.masked & inside,
+            "background": self.masked & outside,
+            "truth": self.has_truth,
+            "source_prompt": np.array([bool(prompt) for prompt in self.source_prompts]),
+            "retained": np.asarray(self.retained.any((1, 2))),
+        }
+        return found[need]
+
+    def take(self, chosen: np.ndarray) -> Batch:
+        """The same of some samples, bool (B,); the batch itself if that is all of them."""
+        if chosen.all():
+            return self
+
+        def make() -> Batch:
+            parts: dict[str, Any] = {"_made": {}}
+            for name in ("source", "edit", "mask", "masked", "truth", "has_truth", "retained"):
+                parts[name] = getattr(self, name)[chosen]
+            for name in ("prompts", "source_prompts"):
+                parts[name] = [text for text, taken in zip(getattr(self, name), chosen, strict=True) if taken]
+            return replace(self, **parts)
+
+        return self.once(("take", chosen.tobytes()), make)
+
+    def framed(self) -> Batch:
+        """The same with the outermost rows and columns of each mask counted as altered, as PIE-Bench has it."""
+
+        def make() -> Batch:
+            mask = self.mask.copy()
+            mask[:, [0, -1], :] = mask[:, :, [0, -1]] = True
+            return replace(self, mask=mask, _made={})
+
+        return self.once("framed", make)
+
+    def resized(self, chosen: Filter, edge: int) -> Batch:
+        """Source and edit resized to an edge in pixels by a filter; masks to the nearest pixel."""
+
+        def make() -> Batch:
+            from cpam_bench.eval.metrics.filters import NEAREST
+
+            source, edit, mask = (
+                np.stack([kind.array(one, edge) for one in array])
+                for kind, array in ((chosen, self.source), (chosen, self.edit), (NEAREST, self.mask))
+            )
+            return replace(self, source=source, edit=edit, mask=mask, _made={})
+
+        return self.once(("resized", chosen, edge), make)
 
 
-class Models:
-    """The networks behind the metrics, loaded when first needed."""
+class Metric(Protocol):
+    """Something that is measured of an edit: a frozen dataclass whose fields are its parameters.
 
-    def __init__(self, clip: ClipScorer | None, device: str = "cpu"):
-        self.clip, self.device = clip, torch.device(device)
+    Class attributes:
+        name: in ``scores.csv`` and on the command line.
+        title: in tables.
+        unit: of the value, empty if it has none.
+        digits: after the decimal point, in tables.
+        better: whether ``higher`` or ``lower`` is better.
+        range: lowest and highest value, None where there is no bound.
+        needs: what a sample must have so that the metric is defined; elsewhere it is NaN.
 
-    @cached_property
-    def lpips(self) -> Any:
-        return self._lpips(spatial=False)
-
-    @cached_property
-    def lpips_spatial(self) -> Any:
-        return self._lpips(spatial=True)
-
-    def _lpips(self, spatial: bool) -> Any:
-        with warnings.catch_warnings():
-            # lpips builds its trunk in a way that torchvision calls deprecated.
-            warnings.filterwarnings("ignore", module="torchvision")
-            return load_lpips("alex", spatial=spatial).to(self.device)
-
-    def describe(self, metric: Metric) -> dict[str, Any]:
-        """The protocol of a metric with the model behind it."""
-        protocol: dict[str, Any] = {"protocol": metric.protocol}
-        if metric.uses == "clip" and self.clip:
-            protocol |= self.clip.describe()
-        elif metric.uses == "lpips":
-            protocol |= {"scorer": "LPIPS AlexNet v0.1", "weights_sha256": self._lpips_hash}
-        return protocol
-
-    @cached_property
-    def _lpips_hash(self) -> str:
-        return weights_hash(self.lpips)
-
-
-@torch.inference_mode()
-def measure(batch: Batch, names: Sequence[str], models: Models) -> dict[str, list[float]]:
-    """Measure a batch: metric name -> one value an edit, NaN where it is not defined.
-
-    Background metrics are not defined where everything is altered, those of the altered region where nothing is, and
-    those of the truth where it is not known.
+    A metric with a parameter ``frame`` that is True is given batches whose masks have PIE-Bench's frame.
     """
-    source, edit = (_pixels(array, models.device) for array in (batch.source, batch.edit))
-    region = torch.from_numpy(batch.mask)[:, None].to(models.device)
-    masked = torch.from_numpy(batch.masked).to(models.device)
-    has_background = masked & (~region).flatten(1).any(1)
-    has_region = masked & region.flatten(1).any(1)
-    has_truth = torch.from_numpy(batch.has_truth).to(models.device)
-    background = (~region).float()
-    a, b = source * background, edit * background
 
-    values: dict[str, Tensor] = {}
-    for name in names:
-        if name == "clip_score":
-            values[name] = clip_score(_clip(models), batch.edit, batch.prompts)
-        elif name == "clip_score_region":
-            black = batch.edit * batch.mask[..., None].astype(np.uint8)
-            values[name] = _where(has_region, clip_score(_clip(models), black, batch.prompts))
-        elif name == "lpips_background":
-            values[name] = _where(has_background, lpips_whole(models.lpips, a, b))
-        elif name == "lpips_background_spatial":
-            values[name] = _where(has_background, lpips_within(models.lpips_spatial, source, edit, ~region))
-        elif name == "psnr_background":
-            values[name] = _where(has_background, psnr(a, b))
-        elif name == "mse_background":
-            values[name] = _where(has_background, mse(a, b))
-        elif name == "ssim_background":
-            values[name] = _where(has_background, ssim(a, b))
-        elif name in ("lpips_truth", "lpips_truth_region", "lpips_truth_gain"):
-            if not bool(has_truth.any()):
-                values[name] = torch.full((len(edit),), float("nan"))
-                continue
-            truth = _pixels(batch.truth, models.device)
-            if name == "lpips_truth":
-                values[name] = _where(has_truth, lpips_whole(models.lpips, truth, edit))
-            else:
-                within = lpips_within(models.lpips_spatial, truth, edit, region)
-                if name == "lpips_truth_gain":
-                    within = lpips_within(models.lpips_spatial, source, edit, region) - within
-                values[name] = _where(has_truth & has_region, within)
-        else:
-            raise KeyError(name)
-    return {name: tensor.tolist() for name, tensor in values.items()}
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    digits: ClassVar[int]
+    better: ClassVar[Literal["higher", "lower"]]
+    range: ClassVar[tuple[float | None, float | None]]
+    needs: ClassVar[tuple[Need, ...]]
+
+    def protocol(self, networks: Networks) -> dict[str, Any]:
+        """How it is computed: ``protocol`` in words, and whatever else decides its values, as JSON has it.
+
+        A metric with a network says ``scorer`` and ``weights_sha256`` (``Networks`` gives them).
+
+        Raises:
+            UserError: its network cannot be had.
+        """
+        ...
+
+    def measure(self, batch: Batch, networks: Networks) -> Tensor:
+        """The values of a batch whose samples all have what it needs: float (B,), NaN where it is not defined."""
+        ...
 
 
-def clip_score(scorer: ClipScorer, images: np.ndarray, prompts: Sequence[str]) -> Tensor:
-    """CLIPScore = 100 max(cos, 0), (B,) in [0, 100]; images are uint8 (B, H, W, 3)."""
-    return 100 * scorer.similarity([Image.fromarray(image) for image in images], prompts).clamp(min=0)
+def _facts_hold(metric: type[Metric]) -> str:
+    if metric.better not in ("higher", "lower"):
+        return f"its better must be higher or lower, and is {metric.better!r:.80}"
+    if unknown := [need for need in metric.needs if need not in get_args(Need)]:
+        return f"it needs {unknown[0]!r:.80}; a metric can need {', '.join(get_args(Need))}"
+    return ""
 
 
-def lpips_whole(model: Any, a: Tensor, b: Tensor) -> Tensor:
-    """LPIPS of two batches (B, 3, H, W) in [0, 1]: (B,), 0 for equal pictures."""
-    distance: Tensor = model(a * 2 - 1, b * 2 - 1)
-    return distance.flatten()
+METRICS: Group[Metric] = Group(
+    "cpam_bench.metrics",
+    "metric",
+    facts={"name": str, "title": str, "unit": str, "digits": int, "better": str, "range": tuple, "needs": tuple},
+    methods=("protocol", "measure"),
+    check=_facts_hold,
+)
+"""Everything that can be measured of a picture; what an edit costs (seconds, memory) is in its record."""
+
+DEFAULT = (
+    "clip_score",
+    "lpips_background",
+    "lpips_background_spatial",
+    "psnr_background",
+    "mse_background",
+    "ssim_background",
+    "clip_score_region",
+    "lpips_truth",
+    "lpips_truth_region",
+    "lpips_truth_gain",
+)
+"""What every run is scored with."""
+
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "pie-bench": (
+        "structure_distance",
+        "psnr_background:cap=none,frame=true",
+        "lpips_background:frame=true,net=squeeze",
+        "mse_background:frame=true",
+        "ssim_background:frame=true",
+        "clip_score:via=transformers",
+        "clip_score_region:frame=true,via=transformers",
+    ),
+}
+"""The metrics of other benchmarks, to the letter: name -> labels."""
 
 
-def lpips_within(model: Any, a: Tensor, b: Tensor, region: Tensor) -> Tensor:
-    """Mean of a spatial LPIPS model's distance map over a region, bool (B, 1, H, W): (B,), NaN for an empty region."""
-    distances = model(a * 2 - 1, b * 2 - 1)
-    inside: Tensor = (distances * region).flatten(1).sum(1) / region.flatten(1).sum(1)
-    return inside
+def choose(labels: Sequence[str] | None = None, protocol: str | None = None) -> dict[str, Metric]:
+    """Canonical label -> metric: of labels, then of a named protocol; the default ones if neither is given.
 
-
-def mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error of two batches (B, 3, H, W): (B,)."""
-    return (a - b).square().flatten(1).mean(1)
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of two batches (B, 3, H, W) in [0, 1]: 10 log10(1 / MSE), at most the cap."""
-    return (-10 * mse(a, b).log10()).clamp(max=PSNR_CAP)
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of two batches (B, 3, H, W) in [0, 1]: (B,).
-
-    Equal pictures have 1 but for about 1e-4: torchmetrics takes variances as differences, which float32 rounds.
+    Raises:
+        UserError: unknown metric, parameter or protocol, or a value that does not fit.
     """
-    values: Tensor = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    return values.reshape(len(a))
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
+    wanted = [*(labels or ()), *(PROTOCOLS[protocol] if protocol else ())]
+    found = dict(METRICS.make(label) for label in wanted or DEFAULT)
+    return {label: found[label] for label in in_order(found)}
 
 
-def _pixels(array: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(array).permute(0, 3, 1, 2).to(device).float() / 255
+def in_order(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Labels as ``scores.csv`` has them: the default ones in their own order, then the others in theirs."""
+    return [*(label for label in DEFAULT if label in labels), *(label for label in labels if label not in DEFAULT)]
 
 
-def _where(defined: Tensor, values: Tensor) -> Tensor:
-    return torch.where(defined.cpu(), values.float().cpu(), torch.nan)
+def describe(label: str, metric: Metric, networks: Networks) -> dict[str, Any]:
+    """What ``scores.json`` says of a metric: its protocol, and of one that is not a default one its facts too.
+
+    Raises:
+        UserError: its network cannot be had.
+    """
+    held = metric.protocol(networks)
+    if label in DEFAULT:  # whose words say all of it
+        return held
+    facts = {key: getattr(metric, key) for key in ("title", "unit", "digits", "better")}
+    package = METRICS.package_of(metric.name)
+    own = {} if package.startswith(f"{OWN} ") else {"package": package}
+    return held | {"parameters": parameters(metric)} | facts | own
 
 
-def _clip(models: Models) -> ClipScorer:
-    if models.clip is None:
-        raise ValueError("CLIPScore needs a scorer")
-    return models.clip
+def measure(batch: Batch, metrics: Mapping[str, Metric], networks: Networks) -> dict[str, list[float]]:
+    """Measure a batch: label -> one value an edit, NaN where it is not defined.
+
+    Raises:
+        UserError: a network cannot be had, or a metric did not give one number an edit.
+    """
+    import torch
+
+    values: dict[str, list[float]] = {}
+    for label, metric in metrics.items():
+        seen = batch.framed() if getattr(metric, "frame", False) else batch
+        defined = np.logical_and.reduce([np.ones(len(seen), bool), *(seen.meets(need) for need in metric.needs)])
+        column = np.full(len(seen), np.nan, np.float32)
+        if defined.any():
+            with torch.inference_mode():
+                found = metric.measure(seen.take(defined), networks)
+            if tuple(found.shape) != (int(defined.sum()),):
+                raise UserError(
+                    f"metric {label!r} gave an array of shape {tuple(found.shape)} for {int(defined.sum())} edits;"
+                    " measure(batch, networks) must give one number an edit"
+                )
+            column[defined] = found.float().cpu().numpy()
+        values[label] = column.tolist()
+    return values
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What tables and pages need to know of a metric.
+
+    Attributes:
+        name: its label, as ``scores.csv`` has it.
+        title: in words, with the parameters that are not their defaults.
+        unit: of the value, empty if it has none.
+        digits: after the decimal point.
+        better: ``higher``, ``lower``, or empty where it is not known.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    digits: int = 4
+    better: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow to the better end."""
+        return self.title + {"higher": " ↑", "lower": " ↓"}.get(self.better, "")
+
+
+def facts(label: str, held: Mapping[str, Any] | None = None) -> Facts:
+    """The facts of a metric by its label.
+
+    Args:
+        label: as ``scores.csv`` has it.
+        held: what ``scores.json`` says of it, for a metric whose package is not installed here.
+    """
+    try:
+        metric = METRICS.make(label)[1]
+    except UserError:
+        said = held or {}
+        if "title" not in said:
+            return Facts(label, label)
+        title, unit, digits, better = (said[key] for key in ("title", "unit", "digits", "better"))
+    else:
+        title, unit, digits, better = metric.title, metric.unit, metric.digits, metric.better
+    words = label.partition(":")[2].replace("=", " ").replace(",", ", ")
+    return Facts(label, f"{title} ({words})" if words else title, unit, digits, better)

@@ -1,70 +1,49 @@
-"""A small classifier of objects and backgrounds, apart from the pocket CLIP: a second opinion on what was generated."""
+"""The training of the classifier of objects and backgrounds, apart from the pocket CLIP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from timm.models.resnet import BasicBlock, ResNet
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
-from cpam_bench.eval.pocket.clip import EDGE, small
-from cpam_bench.eval.pocket.training import Run, cosine, scene
-from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS
-
-POCKET_CLASSIFIER = Path(__file__).parents[1] / "weights" / "pocket-classifier.safetensors"
-
-
-class Classifier(nn.Module):
-    """Image (B, 3, 64, 64) in [-1, 1] -> logits of the object and of the background, (B, 16) and (B, 6)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = ResNet(BasicBlock, (1, 1, 1, 1), channels=(24, 48, 72, 112), stem_width=24, num_classes=0)
-        self.objects = nn.Linear(self.trunk.num_features, len(OBJECTS))
-        self.places = nn.Linear(self.trunk.num_features, len(BACKGROUNDS))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.trunk(x)
-        return self.objects(features), self.places(features)
-
-    @torch.inference_mode()
-    def guess(self, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """The likeliest object and background of each picture, as indices into OBJECTS and BACKGROUNDS."""
-        resized = [picture.convert("RGB").resize((EDGE, EDGE), Image.Resampling.BICUBIC) for picture in pictures]
-        x = torch.from_numpy(np.stack([np.asarray(one) for one in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        objects, places = self(x)
-        return objects.argmax(1), places.argmax(1)
-
-
-def load_classifier(path: Path = POCKET_CLASSIFIER) -> Classifier:
-    model = Classifier()
-    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()})
-    return model.eval()
+from cpam_bench.eval.metrics.classifier import Classifier
+from cpam_bench.eval.pocket.clip import small
+from cpam_bench.eval.pocket.training import Run, cosine, example
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES
+from cpam_bench.imba.pocket.world import OBJECTS
 
 
 def train(
     folder: Path,
-    target: Path = POCKET_CLASSIFIER,
-    steps: int = 900,
+    target: Path,
+    steps: int = 1500,
     batch: int = 64,
-    scenes: int = 30_000,
+    scenes: int = 12_000,
     lr: float = 1e-3,
     seed: int = 1,
 ) -> None:
-    """Cross-entropy on scenes of one object, with shifts, noise and blur against a taste for exact pixels."""
+    """Cross-entropy on pictures without a flaw, with shifts, noise and blur against a taste for exact pixels.
+
+    The objects of a picture are judged each by itself (one, two or none); its hat and its pose are those of its only
+    object, none and upright of any other picture.
+    """
     torch.manual_seed(seed)
-    model = Classifier()
+    names = list(OBJECTS)
+    model = Classifier(len(names))
+    heads = [head for head in (model.objects, model.places, model.hats, model.poses) if head is not None]
     images = small(scenes, folder.parent)
-    names, places = list(OBJECTS), list(BACKGROUNDS)
-    single = [(i, one) for i in range(scenes) if len((one := scene(i)).items) == 1]
-    seeds = np.array([i for i, _ in single])
-    thing = torch.tensor([names.index(one.items[0].name) for _, one in single])
-    place = torch.tensor([places.index(one.background) for _, one in single])
+    clean = [(i, shown.scene) for i in range(scenes) if not (shown := example(i)).flaws]
+    seeds = np.array([i for i, _ in clean])
+    things = torch.zeros(len(clean), len(names))
+    for row, (_, one) in enumerate(clean):
+        things[row, [names.index(item.name) for item in one.items]] = 1
+    singles = [one.items[0] if len(one.items) == 1 else None for _, one in clean]
+    places = torch.tensor([list(BACKGROUNDS).index(one.background) for _, one in clean])
+    hats = torch.tensor([1 + HATS.index(item.hat) if item and item.hat else 0 for item in singles])
+    poses = torch.tensor([POSES.index(item.pose) if item else 0 for item in singles])
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     run = Run(folder, steps, seed, {"model": model, "optimiser": optimiser})
     model.train()
@@ -78,9 +57,11 @@ def train(
             x = nn.functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         x = x + 0.05 * torch.randn_like(x)
         with torch.autocast("cpu", torch.bfloat16):
-            objects, backgrounds = model(x)
-        loss = nn.functional.cross_entropy(objects.float(), thing[chosen])
-        loss = loss + nn.functional.cross_entropy(backgrounds.float(), place[chosen])
+            features = model.trunk(x)
+            said = [head(features).float() for head in heads]
+        loss = nn.functional.binary_cross_entropy_with_logits(said[0], things[chosen]) * len(names) / 2
+        for guessed, truth in zip(said[1:], (places, hats, poses), strict=True):
+            loss = loss + nn.functional.cross_entropy(guessed, truth[chosen])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

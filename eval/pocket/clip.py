@@ -18,8 +18,8 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, cosine, pixels, scene
-from cpam_bench.imba.pocket.scenes import caption, sample_caption
+from cpam_bench.eval.pocket.training import Run, cosine, example, pixels
+from cpam_bench.imba.pocket.world import caption, sample_caption
 
 EDGE = 64
 """Edge of the images that the model sees; the scenes' 128 px reduced by open_clip's own preprocessing."""
@@ -74,9 +74,9 @@ def train(
     folder: Path,
     target: Path,
     tokenizer: CLIPTokenizer,
-    steps: int = 4000,
+    steps: int = 2000,
     batch: int = 64,
-    scenes: int = 30_000,
+    scenes: int = 12_000,
     lr: float = 1e-3,
     seed: int = 0,
     device: str = "cpu",
@@ -86,7 +86,7 @@ def train(
     config = configuration(len(tokenizer))
     model = open_clip.CLIP(**config["model_cfg"]).to(device)
     images = small(scenes, folder.parent)
-    specifications = [scene(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
+    specifications = [example(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
     criterion = ClipLoss()
     run = Run(folder, steps, seed, {"model": model, "optimiser": optimiser})
@@ -100,7 +100,8 @@ def train(
         captions: list[str] = []
         while len(chosen) < batch:  # equal captions in one batch would be each other's negatives
             i = int(rng.integers(scenes))
-            text = sample_caption(specifications[i], words) if words.random() < 0.5 else caption(specifications[i])
+            plain = not specifications[i].flaws and words.random() < 0.5
+            text = caption(specifications[i].scene) if plain else sample_caption(specifications[i], words)
             if text not in captions:
                 chosen.append(i)
                 captions.append(text)

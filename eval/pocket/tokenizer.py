@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPTokenizer
 
-from cpam_bench.eval.pocket.training import scene
-from cpam_bench.imba.pocket.scenes import sample_caption
+from cpam_bench.eval.pocket.training import example
+from cpam_bench.imba.pocket.world import sample_caption
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 32
@@ -58,7 +58,7 @@ def build(captions: int = 20_000) -> CLIPTokenizer:
 
 def _captions(count: int) -> Iterator[str]:
     for seed in range(count):
-        yield sample_caption(scene(seed), random.Random(seed))
+        yield sample_caption(example(seed), random.Random(seed))
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:

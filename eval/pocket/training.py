@@ -8,7 +8,6 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cpam_bench.imba.pocket.scenes import SIZE, Scene, render, sample_scene
+from cpam_bench.imba.pocket.scenes import SIZE, Scene, sample_scene
+from cpam_bench.imba.pocket.world import Example, picture, sample_example
 
 HELD_OUT = 10_000_000
 """Renderer seeds from here on are never trained on."""
@@ -32,21 +32,25 @@ def held_out(count: int, offset: int = 0) -> list[Scene]:
     return [scene(HELD_OUT + offset + i) for i in range(count)]
 
 
-def _pixels(seed: int) -> np.ndarray:
-    return np.asarray(render(scene(seed)).image)
+def example(seed: int) -> Example:
+    """The example of the next world with that seed; the same limits hold as for :func:`scene`."""
+    return sample_example(random.Random(f"world/{seed}"))
+
+
+def examples(count: int, offset: int = 0) -> list[Example]:
+    """Examples of the next world that no trainer has seen, none with a flaw."""
+    return [Example(example(HELD_OUT + offset + i).scene) for i in range(count)]
 
 
 def pixels(count: int, cache: Path) -> np.ndarray:
     """Training images of the seeds 0 ... count - 1, uint8 (count, 128, 128, 3), rendered once and mapped from disk."""
-    path = cache / f"scenes-{count}.npy"
+    path = cache / f"examples-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
-        with ProcessPoolExecutor() as pool:
-            rendered = pool.map(_pixels, range(count), chunksize=64)
-            for i, image in enumerate(tqdm(rendered, total=count, desc="rendering", mininterval=5)):
-                images[i] = image
+        for seed in tqdm(range(count), desc="rendering", mininterval=5):
+            images[seed] = np.asarray(picture(example(seed)))
         images.flush()
         os.replace(part, path)
     mapped: np.ndarray = np.load(path, mmap_mode="r")
@@ -63,6 +67,14 @@ def cosine(step: int, steps: int, warmup: int = 100, floor: float = 0.02) -> flo
     if step < warmup:
         return (step + 1) / warmup
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def trapezoid(step: int, steps: int, warmup: int = 200, fall: float = 0.25) -> float:
+    """Learning-rate factor: linear warm-up, level, then a line down to 0 over the last quarter (Hu et al. 2024, WSD).
+
+    A run that is continued with more or fewer steps has lost nothing, as long as its fall had not begun.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, fall * steps))
 
 
 class Run:

@@ -11,17 +11,21 @@ from typing import cast
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, cosine, pixels, scene, to_tensor
-from cpam_bench.imba.pocket.scenes import sample_caption
+from cpam_bench.eval.pocket.training import Run, example, to_tensor, trapezoid
+from cpam_bench.imba.pocket.world import picture, sample_caption
 
 WIDTH = 128
 """Width of the text embedding."""
+
+SHARD = 4096
+"""Pictures whose latents lie in one file."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -32,7 +36,7 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(64, 80, 80, 80),
+        block_out_channels=(64, 96, 80, 48),  # wide where pairs and hats are laid out, narrow at 2 x 2
         layers_per_block=2,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers' name for the number of heads, as in SD 1.5's own configuration
@@ -69,60 +73,67 @@ def scheduler() -> DDIMScheduler:
 
 
 @torch.inference_mode()
-def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 64) -> Tensor:
-    """Scaled posterior means of the training images, float16 (count, 4, 16, 16), encoded once."""
-    path = cache / f"latents-{count}.npy"
-    if not path.exists():
-        images = pixels(count, cache)
-        parts = []
-        for start in tqdm(range(0, count, batch), desc="encoding", mininterval=5):
-            with torch.autocast("cpu", torch.bfloat16):
-                mean = vae.encode(to_tensor(images[start : start + batch])).latent_dist.mean
-            parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        os.replace(part, path)
-    return torch.from_numpy(np.load(path))
+def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 32) -> Tensor:
+    """Scaled posterior means of the training pictures, float16 (count, 4, 16, 16), encoded once.
+
+    They lie in ``cache`` in files of :data:`SHARD` pictures; what is there is read, so that a stopped run goes on.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for first in tqdm(range(0, count, SHARD), desc="encoding", mininterval=5):
+        path = cache / f"latents-{first:06d}.npy"
+        if not path.exists():
+            parts = []
+            for start in range(first, first + SHARD, batch):
+                pictures = np.stack([np.asarray(picture(example(i))) for i in range(start, start + batch)])
+                with torch.autocast("cpu", torch.bfloat16):
+                    mean = vae.encode(to_tensor(pictures)).latent_dist.mean
+                parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
+            part = path.with_suffix(".part.npy")
+            np.save(part, np.concatenate(parts))
+            os.replace(part, path)
+        shards.append(np.load(path))
+    return torch.from_numpy(np.concatenate(shards)[:count])
 
 
 def train(
     folder: Path,
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
-    steps: int = 10_000,
-    batch: int = 16,
-    scenes: int = 30_000,
-    lr: float = 6e-4,
-    drop: float = 0.12,
+    steps: int = 40_000,
+    batch: int = 32,
+    scenes: int = 24_576,
+    lr: float = 8e-4,
+    drop: float = 0.1,
     gamma: float = 5.0,
     seed: int = 0,
     device: str = "cpu",
-    start: StableDiffusionPipeline | None = None,
 ) -> StableDiffusionPipeline:
     """Noise prediction with min-SNR weighting (Hang et al. 2023), averaged weights, and dropped captions.
 
+    The learning rate is level until the last quarter of the steps (:func:`trapezoid`), and the average follows the
+    weights at all times, so ``average`` in the checkpoint is worth looking at long before the end.
+
     Args:
         folder: of the checkpoint and the log; the cache of latents lies beside it.
-        start: a trained pipeline to begin from instead of random weights; the learning rate rises and falls anew.
         drop: share of captions replaced by the null prompt, for classifier-free guidance.
         gamma: cap of the signal-to-noise ratio in the loss.
     """
     torch.manual_seed(seed)
     unet, text = build_unet().to(device), build_text_encoder(tokenizer).to(device)
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
-    if start is not None:
-        for name in both:
-            both[name].load_state_dict(getattr(start, name).float().state_dict())
-    average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.9995))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    data = latents(vae, scenes, folder.parent).to(device)
-    specifications = [scene(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
+    data = latents(vae, scenes, folder.parent / "latents").to(device)
+    specifications = [example(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     alphas = scheduler().alphas_cumprod.to(device)
+    # In bfloat16 torch's fused attention spends on its CPU backward pass what the rest of the step takes together.
+    unet.set_attn_processor(AttnProcessor())
     run = Run(folder, steps, seed, {"both": both, "average": average, "optimiser": optimiser})
     losses: list[float] = []
     for step, rng in run:
         for group in optimiser.param_groups:
-            group["lr"] = lr * cosine(step, steps, warmup=300)
+            group["lr"] = lr * trapezoid(step, steps, warmup=500)
         chosen = rng.integers(scenes, size=batch)
         words = random.Random(int(rng.integers(2**31)))
         captions = ["" if words.random() < drop else sample_caption(specifications[i], words) for i in chosen]
@@ -133,7 +144,9 @@ def train(
         strata = torch.from_numpy((np.arange(batch) + rng.random(batch)) / batch)
         timesteps = (strata * len(alphas)).long().to(device)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        predicted = unet(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timesteps, text(ids)[0]).sample
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        with torch.autocast(device, torch.bfloat16):
+            predicted = unet(noisy, timesteps, text(ids)[0]).sample.float()
         snr = (alpha / (1 - alpha)).flatten()
         weight = snr.clamp(max=gamma) / snr
         loss = (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
@@ -142,18 +155,30 @@ def train(
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         # Early on the average would remember the random start for too long.
-        if start is None and step < 500:
+        if step < 1000:
             average.n_averaged.zero_()
         average.update_parameters(both)
         losses.append(loss.item())
         if step % 100 == 99:
             run.log(loss=float(np.mean(losses[-100:])), lr=group["lr"])
-    averaged = cast(nn.ModuleDict, average.module)
+    return pipeline(vae, cast(nn.ModuleDict, average.module), tokenizer)
+
+
+def from_checkpoint(folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The averaged weights of a run that is not finished, to see how far it is."""
+    both = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["average"]
+    both.load_state_dict({name.removeprefix("module."): t for name, t in saved.items() if name != "n_averaged"})
+    return pipeline(vae, both, tokenizer)
+
+
+def pipeline(vae: AutoencoderKL, parts: nn.ModuleDict, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The parts as diffusers' Stable Diffusion."""
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=averaged["text_encoder"].eval(),
+        text_encoder=parts["text_encoder"].eval(),
         tokenizer=tokenizer,
-        unet=averaged["unet"].eval(),
+        unet=parts["unet"].eval(),
         scheduler=scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -161,9 +186,9 @@ def train(
     )
 
 
-def save_half(pipeline: StableDiffusionPipeline, target: Path) -> None:
+def save_half(trained: StableDiffusionPipeline, target: Path) -> None:
     """Write a pipeline in diffusers' layout with float16 weights."""
-    pipeline.to(dtype=torch.float16).save_pretrained(target)
+    trained.to(dtype=torch.float16).save_pretrained(target)
     # diffusers notes the folder that the autoencoder was loaded from, which means nothing elsewhere.
     path = target / "vae" / "config.json"
     config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.leaderboard import leaderboard
-from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.scoring.score import read_protocol, read_scores
-from cpam_bench.eval.store.store import Edit, Store, Task
+from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard
+from cpam_bench.eval.metrics.metric import facts as facts_of
+from cpam_bench.eval.scoring.scored import COLUMNS, Scored
+from cpam_bench.eval.store.records import Task, plain
+from cpam_bench.eval.store.store import Store, checked
 from cpam_bench.imba.common.files import write_atomic, write_json, write_rows
 from cpam_bench.imba.common.folders import replacing
-from cpam_bench.imba.errors import Damaged
+from cpam_bench.imba.errors import UserError
 
 SHARD = 400_000_000
 """Bytes of pictures in a Parquet file, roughly."""
@@ -46,8 +47,6 @@ LEADERBOARD = {
 }
 """Columns of the exported ``leaderboard.csv``: one row a method and metric, each with all that makes it comparable."""
 
-_COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
-
 
 def export(folder: str | Path, out: Path) -> list[str]:
     """Write a run as a folder to share; returns a line for each file of the run that is damaged and left out.
@@ -69,45 +68,41 @@ def export(folder: str | Path, out: Path) -> list[str]:
         UserError: the run is not scored, or ``out`` holds something else.
         DiskFull: there is no room; an older export stays.
     """
-    store, protocol = Store.open(folder), read_protocol(folder)
-    scores = read_scores(folder)
-    edits, damaged = store.edits()
-    tasks: dict[str, Task] = {}
-    for sample in store.run.samples:
+    scored = Scored.open(folder)
+    damaged = list(scored.damaged)
+    tasks: dict[str, tuple[Store, Task]] = {}
+    for sample in scored.samples:
         try:
-            if task := store.read_task(sample):
-                tasks[sample] = task
-        except Damaged as error:
+            tasks[sample] = scored.task(sample)
+        except UserError as error:
             damaged.append(str(error))
     with replacing(out, "export") as place:
         parts = {
-            "edits": _write_edits(store, edits, tasks, scores, list(protocol["metrics"]), place),
-            "samples": _write_samples(store, tasks, place),
+            "edits": _write_edits(scored, tasks, place),
+            "samples": _write_samples(tasks, place),
         }
-        board = leaderboard([folder])
-        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(store, board.rows, protocol["metrics"]))
-        write_rows(place / "paired.csv", list(board.paired.columns), board.paired.itertuples(index=False))
-        write_rows(place / "scores.csv", list(scores.columns), scores.itertuples(index=False))
-        run = dataclasses.asdict(store.run)
+        board = leaderboard(scored)
+        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(scored, board.rows))
+        board.write_paired(place / "paired.csv")
+        write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False))
+        run = plain(scored.run)
         del run["arguments"]  # which holds the paths of whoever ran it
         write_json(place / "run.json", run)
-        write_json(place / "scores.json", protocol)
-        write_atomic(place / "README.md", _card(store, parts, board.title, damaged).encode())
+        write_json(place / "scores.json", plain(scored.measured[0]))
+        write_atomic(place / "README.md", _card(scored, parts, board.title, damaged).encode())
     return damaged
 
 
 # Parquet --------------------------------------------------------------------------------------------------------------
 
-Row = dict[str, Any]
+Cells = dict[str, Any]
 
 
-def _write_edits(
-    store: Store, edits: list[Edit], tasks: dict[str, Task], scores: pd.DataFrame, metrics: list[str], place: Path
-) -> dict[str, str]:
+def _write_edits(scored: Scored, tasks: dict[str, tuple[Store, Task]], place: Path) -> dict[str, str]:
     """Write the edits; returns column -> what it is."""
     import datasets
 
-    values = scores.set_index(["method", "sample", "metric"])["value"].to_dict()
+    values = scored.scores.set_index(["method", "sample", "metric"])["value"].to_dict()
     columns: dict[str, tuple[Any, str]] = {
         "method": (datasets.Value("string"), "label of the method"),
         "sample": (datasets.Value("string"), "id, as in the configuration samples"),
@@ -123,38 +118,41 @@ def _write_edits(
         "peak_memory_mib": (datasets.Value("float64"), "highest memory, if it could be measured"),
     }
     columns |= {
-        name: (datasets.Value("float64"), f"{METRICS[name].title}, {METRICS[name].direction} is better")
-        for name in metrics
-        if name in METRICS
+        name: (datasets.Value("float64"), f"{known.title}, {known.better or 'unknown'} is better")
+        for name, held in scored.metrics.items()
+        for known in [facts_of(name, held.more)]
     }
 
-    def rows() -> Iterator[Row]:
-        for edit in edits:
-            task = tasks.get(edit.sample)
-            path = store.edit_path(edit.method, edit.sample)
-            found = {name: values.get((edit.method, edit.sample, name)) for name in columns if name in METRICS}
-            yield {
-                "method": edit.method,
-                "sample": edit.sample,
-                "kind": task.kind if task else None,
-                "target_prompt": task.target_prompt if task else None,
-                "image": _image(path) if edit.status == "ok" else None,
-                "status": edit.status,
-                "error": edit.error,
-                "parameters": json.dumps(edit.params, ensure_ascii=False),
-                "seed": edit.seed,
-                "seconds": edit.seconds,
-                "inversion_seconds": edit.inversion_seconds,
-                "peak_memory_mib": edit.peak_memory_mib,
-                # NaN is "not defined": in Parquet that is null.
-                **{name: None if value is None or value != value else value for name, value in found.items()},
-            }
+    def rows() -> Iterator[Cells]:
+        for row in scored.rows:
+            for edit in row.edits:
+                task = tasks[edit.sample][1] if edit.sample in tasks else None
+                found = {name: values.get((row.name, edit.sample, name)) for name in scored.metrics}
+                yield {
+                    "method": row.name,
+                    "sample": edit.sample,
+                    "kind": task.kind if task else None,
+                    "target_prompt": task.target_prompt if task else None,
+                    "image": _image(row.store.edit_path(edit.method, edit.sample), edit.image_sha256)
+                    if edit.status == "ok"
+                    else None,
+                    "status": edit.status,
+                    "error": edit.error,
+                    "parameters": json.dumps(edit.params, ensure_ascii=False),
+                    "seed": edit.seed,
+                    "seconds": edit.seconds,
+                    "inversion_seconds": edit.inversion_seconds,
+                    "peak_memory_mib": edit.peak_memory_mib,
+                    # NaN is "not defined": in Parquet that is null.
+                    **{name: None if value is None or value != value else value for name, value in found.items()},
+                }
 
-    size = sum(store.edit_path(edit.method, edit.sample).stat().st_size for edit in edits if edit.status == "ok")
+    done = [(row.store, edit) for row in scored.rows for edit in row.done]
+    size = sum(store.edit_path(edit.method, edit.sample).stat().st_size for store, edit in done)
     return _write(rows, columns, place, "edits", size)
 
 
-def _write_samples(store: Store, tasks: dict[str, Task], place: Path) -> dict[str, str]:
+def _write_samples(tasks: dict[str, tuple[Store, Task]], place: Path) -> dict[str, str]:
     """Write the samples; returns column -> what it is."""
     import datasets
 
@@ -172,26 +170,26 @@ def _write_samples(store: Store, tasks: dict[str, Task], place: Path) -> dict[st
         "several_objects": (datasets.Value("bool"), "whether there are several objects, of which one is edited"),
     }
 
-    def rows() -> Iterator[Row]:
-        for sample, task in tasks.items():
+    def rows() -> Iterator[Cells]:
+        for sample, (store, task) in tasks.items():
             yield {
                 "sample": sample,
-                "source": _image(store.source_path(sample)),
-                "mask": _image(store.mask_path(sample)) if task.mask_sha256 else None,
-                "truth": _image(store.truth_path(sample)) if task.truth_sha256 else None,
+                "source": _image(store.source_path(sample), task.image_sha256),
+                "mask": _image(store.mask_path(sample), task.mask_sha256) if task.mask_sha256 else None,
+                "truth": _image(store.truth_path(sample), task.truth_sha256) if task.truth_sha256 else None,
                 **{name: getattr(task, name) for name in columns if name not in ("sample", "source", "mask", "truth")},
             }
 
-    size = sum(store.source_path(sample).stat().st_size for sample in tasks)
+    size = sum(store.source_path(sample).stat().st_size for sample, (store, _) in tasks.items())
     return _write(rows, columns, place, "samples", size)
 
 
-def _image(path: Path) -> Row:
-    return {"bytes": path.read_bytes(), "path": path.name}
+def _image(path: Path, sha256: str | None) -> Cells:
+    return {"bytes": checked(path, sha256), "path": path.name}
 
 
 def _write(
-    rows: Callable[[], Iterator[Row]], columns: dict[str, tuple[Any, str]], place: Path, name: str, size: int
+    rows: Callable[[], Iterator[Cells]], columns: dict[str, tuple[Any, str]], place: Path, name: str, size: int
 ) -> dict[str, str]:
     import datasets
 
@@ -216,23 +214,23 @@ def _write(
 # tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _leaderboard(store: Store, rows: pd.DataFrame, protocol: dict[str, Any]) -> Iterator[list[Any]]:
-    run = store.run
-    head = [run.dataset["name"], run.dataset["fingerprint"], len(run.samples), run.backbone["name"]]
-    head += [run.backbone["resolution"], run.steps, run.seed, run.is_pocket]
-    for row in rows.to_dict("records"):
-        method = run.methods[row["method"]]
-        mine = [*head, row["method"], method["title"], not method["edits"]]
-        for name in protocol:
-            held = protocol[name]
-            better = METRICS[name].direction if name in METRICS else ""
-            numbers = [row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_n"], row["failed"]]
-            yield [*mine, name, better, held.get("scorer", ""), held.get("weights_sha256", ""), *numbers]
-        for name in _COSTS:
-            yield [*mine, name, "lower", "", "", row[name], float("nan"), float("nan"), row["n"], row["failed"]]
+def _leaderboard(scored: Scored, board: pd.DataFrame) -> Iterator[list[Any]]:
+    run = scored.run
+    head = [run.dataset.name, run.dataset.fingerprint, len(scored.samples), run.backbone.name]
+    head += [run.backbone.resolution, run.steps, run.seed, scored.is_pocket]
+    facts = {row.name: row.facts for row in scored.rows}
+    for record in board.to_dict("records"):
+        name = record["method"]
+        mine = [*head, name, facts[name].title, not facts[name].edits]
+        for metric, held in scored.metrics.items():
+            better = facts_of(metric, held.more).better
+            numbers = [record[metric], record[f"{metric}_low"], record[f"{metric}_high"], record[f"{metric}_n"]]
+            yield [*mine, metric, better, held.scorer or "", held.weights_sha256 or "", *numbers, record["failed"]]
+        for cost in COSTS:
+            yield [*mine, cost, "lower", "", "", record[cost], math.nan, math.nan, record["n"], record["failed"]]
 
 
-def _card(store: Store, parts: dict[str, dict[str, str]], title: str, damaged: list[str]) -> str:
+def _card(scored: Scored, parts: dict[str, dict[str, str]], title: str, damaged: list[str]) -> str:
     """The README that Hugging Face reads: its head says which files are which configuration."""
     configs = "".join(
         f"- config_name: {name}\n  data_files: data/{name}-*.parquet\n" + ("  default: true\n" if i == 0 else "")
@@ -243,7 +241,7 @@ def _card(store: Store, parts: dict[str, dict[str, str]], title: str, damaged: l
         + "".join(f"| `{column}` | {words} |\n" for column, words in columns.items())
         for name, columns in [*parts.items(), ("leaderboard.csv", LEADERBOARD)]
     )
-    methods = "".join(f"- {_code(label)}: {_plain(method['title'])}\n" for label, method in store.run.methods.items())
+    methods = "".join(f"- {_code(row.name)}: {_plain(row.facts.title)}\n" for row in scored.rows)
     left_out = f"\nLeft out, since files of the run were damaged: {len(damaged)} records.\n" if damaged else ""
     return (
         f"---\npretty_name: cpam-bench run\ntags:\n- image-editing\n- benchmark\nconfigs:\n{configs}---\n\n"

@@ -8,11 +8,13 @@ called.
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,24 +27,28 @@ from markupsafe import Markup
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, names_of
-from cpam_bench.eval.analysis.slices import Slice, slice_of
+from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard
+from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
-from cpam_bench.eval.metrics.metric import METRICS, Metric
+from cpam_bench.eval.metrics.metric import Facts, facts
 from cpam_bench.eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
-from cpam_bench.eval.scoring.score import read_protocol, read_scores
-from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
+from cpam_bench.eval.scoring.scored import Row as ScoredRow
+from cpam_bench.eval.scoring.scored import Scored
+from cpam_bench.eval.store.records import Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.common.folders import replacing
-from cpam_bench.imba.errors import Damaged
+from cpam_bench.imba.errors import Damaged, UserError
 
 _HERE = Path(__file__).parent
-_DIGITS = {"clip_score": 2, "clip_score_region": 2, "psnr_background": 2, "mse_background": 5}
 _SLICE_TITLES: dict[Slice, str] = {
     "kind": "By kind of edit",
     "retain": "By retention of the object",
     "several": "By number of objects",
 }
+MOST_BLOCKS = 12
+"""Of a tag that the page slices by."""
+
 QUALITY = 90
 """Of the WebP pictures: they are to be looked at; the run keeps what was measured."""
 
@@ -134,24 +140,21 @@ def write_report(folders: Sequence[str | Path], out: Path, title: str | None = N
         UserError: a run is missing, not scored or not comparable with the others, or ``out`` holds something else.
         DiskFull: there is no room; an older report stays.
     """
-    stores = [Store.open(folder) for folder in folders]
-    protocols = [read_protocol(folder) for folder in folders]
+    scored = Scored.together(folders)
     with replacing(out, "report") as place:
         (place / "pictures").mkdir()
-        html = _page(stores, protocols, place, title)
+        html = _page(scored, place, title)
         write_atomic(place / "index.html", html.strip().encode())
     return out / "index.html"
 
 
-def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place: Path, title: str | None) -> str:
-    folders = [store.folder for store in stores]
-    board = leaderboard(folders)
-    metrics = [METRICS[name] for name in protocols[0]["metrics"] if name in METRICS]
+def _page(scored: Scored, place: Path, title: str | None) -> str:
+    board = leaderboard(scored)
+    metrics = list(board.metrics.values())
     shown = [metric for metric in metrics if board.rows[metric.name].notna().any()]
-    names = names_of(stores)
-    methods = _methods(stores, names, board)
-    scores = _scores(stores, names)
-    cards = _cards(stores, names, methods, shown, scores, place)
+    methods = _methods(scored, board)
+    scores = scored.scores
+    cards = _cards(scored, methods, shown, place)
     tasks = {card.id: card.task for card in cards if card.task}
     style, script = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = Environment(
@@ -161,16 +164,17 @@ def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    run = stores[0].run
     return environment.get_template("report.html").render(
         title=title or board.title,
         heading=title or board.title.partition(":")[0].capitalize(),
-        pocket=any(store.run.is_pocket for store in stores),
+        pocket=scored.is_pocket,
         notes=board.notes,
-        facts=_facts(stores, cards, board),
+        facts=_facts(scored, cards, board),
         overall=_overall(board, shown),
         slices={
-            words: grids for slice, words in _SLICE_TITLES.items() if (grids := _sliced(slice, tasks, scores, methods))
+            words: grids
+            for slice, words in _slices(tasks.values()).items()
+            if (grids := _sliced(slice, words, tasks, scores, methods))
         },
         paired=_paired(board),
         scatter=scatter(board.rows, board.references, "lpips_background", "clip_score"),
@@ -181,9 +185,9 @@ def _page(stores: Sequence[Store], protocols: Sequence[Mapping[str, Any]], place
         cards=cards,
         kinds=Counter(card.task.kind for card in cards if card.task),
         failures=[(card, picture) for card in cards for picture in card.pictures if picture.failed],
-        edge=run.backbone["resolution"],
-        protocol=protocols[0],
-        runs=[(store, protocol) for store, protocol in zip(stores, protocols, strict=True)],
+        edge=scored.run.backbone.resolution,
+        protocol=scored.measured[0],
+        runs=list(zip(scored.stores, scored.measured, strict=True)),
         style=Markup(style),  # our own files, which the page's policy names by their hashes
         script=Markup(script),
         style_hash=_hash(style),
@@ -196,12 +200,12 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _facts(stores: Sequence[Store], cards: Sequence[Card], board: Leaderboard) -> list[tuple[str, str]]:
-    run = stores[0].run
+def _facts(scored: Scored, cards: Sequence[Card], board: Leaderboard) -> list[tuple[str, str]]:
+    run, stores = scored.run, scored.stores
     edits, failed = int(board.rows["n"].sum()), int(board.rows["failed"].sum())
     return [
-        ("data set", f"{run.dataset['name']}, {len(cards)} samples"),
-        ("backbone", f"{run.backbone['name']}, {run.backbone['resolution']} px"),
+        ("data set", f"{run.dataset.name}, {len(cards)} samples"),
+        ("backbone", f"{run.backbone.name}, {run.backbone.resolution} px"),
         ("sampling", f"{run.steps} steps, seed {', '.join(map(str, sorted({store.run.seed for store in stores})))}"),
         ("methods", f"{len(board.rows) - len(board.references)}, with {len(board.references)} reference rows"),
         ("edits", f"{edits:,}" + (f", {failed:,} failed" if failed else "")),
@@ -225,13 +229,9 @@ def _text(number: float, digits: int, signed: bool = False) -> str:
     return f"{number:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
-def _digits(metric: str) -> int:
-    return _DIGITS.get(metric, 4)
-
-
-def _overall(board: Leaderboard, metrics: Sequence[Metric]) -> Grid:
+def _overall(board: Leaderboard, metrics: Sequence[Facts]) -> Grid:
     counts = ["n", "failed"] if board.rows["failed"].any() else ["n"]
-    columns = [*map(Column, counts), *(Column(m.title, m.direction, m.unit) for m in metrics)]
+    columns = [*map(Column, counts), *(Column(m.title, m.better, m.unit) for m in metrics)]
     columns += [Column("time an edit", "lower", "s")]
     records = board.rows.to_dict("records")
     competing = [row for row in records if row["method"] not in board.references]
@@ -243,30 +243,37 @@ def _overall(board: Leaderboard, metrics: Sequence[Metric]) -> Grid:
         for metric in metrics:
             mean, low, high = (row[f"{metric.name}{end}"] for end in ("", "_low", "_high"))
             marked = None if is_reference else best[metric.name]
-            values.append(_value(mean, low, high, _digits(metric.name), marked))
+            values.append(_value(mean, low, high, metric.digits, marked))
         values.append(_value(row["seconds"], math.nan, math.nan, 2))
         rows.append(Row(str(row["method"]), is_reference, values))
     return Grid("Means over all samples, with 95 % intervals", columns, rows)
 
 
-def _best(means: Sequence[float], metric: Metric) -> str | None:
+def _best(means: Sequence[float], metric: Facts) -> str | None:
     """The best of some means as it is printed, so that equal texts are equally good; None if there is none."""
     found = [mean for mean in means if not math.isnan(mean)]
     if not found:
         return None
-    return _text(max(found) if metric.direction == "higher" else min(found), _digits(metric.name))
+    return _text(max(found) if metric.better == "higher" else min(found), metric.digits)
 
 
-def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, methods: Sequence[Method]) -> list[Grid]:
+def _slices(tasks: Iterable[Task]) -> dict[Slice, str]:
+    """What the page slices by: the usual ways, and tags of a few values; a tag of many is no block but a remark."""
+    few = [name for name, values in tags(tasks).items() if len(values) <= MOST_BLOCKS]
+    return _SLICE_TITLES | {name: f"By {name}" for name in few}
+
+
+def _sliced(
+    slice: Slice, words: str, tasks: Mapping[str, Task], scores: pd.DataFrame, methods: Sequence[Method]
+) -> list[Grid]:
     """A table of methods by blocks for each metric of the paper; none if all samples are in one block."""
     blocks: dict[str, set[str]] = {}
     for sample, task in tasks.items():
         blocks.setdefault(slice_of(task, slice), set()).add(sample)
     if len(blocks) < 2:
         return []
-    words = _SLICE_TITLES[slice]
     grids = []
-    for metric in (METRICS[name] for name in SHOWN if name in set(scores["metric"])):
+    for metric in (facts(name) for name in SHOWN if name in set(scores["metric"])):
         mine = scores[scores["metric"] == metric.name]
         cells: dict[str, list[Value]] = {method.name: [] for method in methods}
         for samples in blocks.values():
@@ -277,8 +284,8 @@ def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, metho
             for method in methods:
                 found = means[method.name]
                 marked = None if method.reference else best
-                cells[method.name].append(_value(found.mean, found.low, found.high, _digits(metric.name), marked))
-        columns = [Column(f"{title} ({len(samples)})", metric.direction) for title, samples in blocks.items()]
+                cells[method.name].append(_value(found.mean, found.low, found.high, metric.digits, marked))
+        columns = [Column(f"{title} ({len(samples)})", metric.better) for title, samples in blocks.items()]
         rows = [Row(method.name, method.reference, cells[method.name]) for method in methods]
         grids.append(Grid(f"{metric.title} {words[0].lower()}{words[1:]}", columns, rows))
     return grids
@@ -292,14 +299,14 @@ def _paired(board: Leaderboard) -> list[tuple[str, list[tuple[str, str, Value, i
             (
                 str(row["method"]),
                 str(row["against"]),
-                _difference(Estimate(row["difference"], row["low"], row["high"], row["n"]), _digits(name)),
+                _difference(Estimate(row["difference"], row["low"], row["high"], row["n"]), board.metrics[name].digits),
                 int(row["n"]),
             )
             for row in board.paired[board.paired["metric"] == name].to_dict("records")
             if not {row["method"], row["against"]} & set(board.references)
         ]
         if rows:
-            found.append((METRICS[name].title, rows))
+            found.append((board.metrics[name].title, rows))
     return found
 
 
@@ -308,113 +315,93 @@ def _difference(estimate: Estimate, digits: int) -> Value:
     return replace(found, best=estimate.excludes_zero())
 
 
-def _methods(stores: Sequence[Store], names: Mapping[tuple[Path, str], str], board: Leaderboard) -> list[Method]:
+def _methods(scored: Scored, board: Leaderboard) -> list[Method]:
     """In the leaderboard's order."""
     by_name = {}
-    for store in stores:
-        for label, method in store.run.methods.items():
-            name = names[store.folder, label]
-            parameters = [(key, str(value)) for key, value in method["parameters"].items()]
-            by_name[name] = Method(
-                name, method["title"], not method["edits"], parameters, method["reference"], method["package"]
-            )
+    for row in scored.rows:
+        facts = row.facts
+        parameters = [(key, str(value)) for key, value in facts.parameters.items()]
+        by_name[row.name] = Method(row.name, facts.title, not facts.edits, parameters, facts.reference, facts.package)
     return [by_name[str(name)] for name in board.rows["method"]]
 
 
 # gallery --------------------------------------------------------------------------------------------------------------
 
 
-def _cards(
-    stores: Sequence[Store],
-    names: Mapping[tuple[Path, str], str],
-    methods: Sequence[Method],
-    metrics: Sequence[Metric],
-    scores: pd.DataFrame,
-    place: Path,
-) -> list[Card]:
+def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], place: Path) -> list[Card]:
     order = {method.name: number for number, method in enumerate(methods)}
-    where = {names[store.folder, label]: (store, label) for store in stores for label in store.run.methods}
-    found = scores.set_index(["method", "sample", "metric"])["value"].to_dict()
-    ids = list(dict.fromkeys(sample for store in stores for sample in store.run.samples))
+    rows = sorted(scored.rows, key=lambda row: order[row.name])
+    edits = {row.name: {edit.sample: edit for edit in row.edits} for row in rows}
+    asked = {row.name: set(scored.asked(row)) for row in rows}
+    found = scored.scores.set_index(["method", "sample", "metric"])["value"].to_dict()
     cards = []
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it encodes
         jobs = []
-        for number, sample in enumerate(ids, start=1):
+        for number, sample in enumerate(scored.samples, start=1):
             folder = Path("pictures") / f"{number:04d}"
-            held = [store for store in stores if sample in set(store.run.samples)]
-            store, task = _task(held, sample)
-            shown: dict[str, tuple[Callable[[Path, Path], None], Path]] = {}
-            if store and task:
-                shown = {"source": (_copy, store.source_path(sample))}
+            task: Task | None = None
+            shown: dict[str, Callable[[Path], None]] = {}
+            with contextlib.suppress(UserError):  # without its task a sample has no source, and its edits all the same
+                store, task = scored.task(sample)
+                shown = {"source": functools.partial(_copy, store.read_source, task)}
                 if task.mask_sha256:
-                    shown["region"] = (_region, store.mask_path(sample))
+                    shown["region"] = functools.partial(_region, store, task)
                 if task.truth_sha256:
-                    shown["truth"] = (_copy, store.truth_path(sample))
+                    shown["truth"] = functools.partial(_copy, store.read_truth, task)
             files = {what: str(folder / f"{what}.webp") for what in shown}
-            jobs += [pool.submit(make, path, place / files[what]) for what, (make, path) in shown.items()]
+            jobs += [pool.submit(make, place / files[what]) for what, make in shown.items()]
             pictures = []
-            for name, (owner, label) in sorted(where.items(), key=lambda item: order[item[0]]):
-                if sample not in set(owner.run.samples):
+            for row in rows:
+                if sample not in asked[row.name]:
                     continue
-                edit, message = _edit(owner, label, sample)
-                file = ""
+                edit = edits[row.name].get(sample)
+                file, message = "", (edit.error or "") if edit else _damage(row, sample)
                 if edit and edit.status == "ok":
-                    file = str(folder / f"{order[name]:03d}.webp")
-                    jobs.append(pool.submit(_copy, owner.edit_path(label, sample), place / file))
+                    file = str(folder / f"{order[row.name]:03d}.webp")
+                    jobs.append(pool.submit(_copy, row.store.read_picture, edit, place / file))
                 values = [
-                    _value(found.get((name, sample, metric.name), math.nan), math.nan, math.nan, _digits(metric.name))
+                    _value(found.get((row.name, sample, metric.name), math.nan), math.nan, math.nan, metric.digits)
                     for metric in metrics
                 ]
-                failed = bool(message) and not file
                 pictures.append(
                     Picture(
-                        order[name], name, methods[order[name]].reference, file, message or "not edited", failed, values
+                        order[row.name],
+                        row.name,
+                        not row.facts.edits,
+                        file,
+                        message or "not edited",
+                        bool(message) and not file,
+                        values,
                     )
                 )
             source, region, truth = (files.get(what, "") for what in ("source", "region", "truth"))
             cards.append(Card(number, sample, task, source, region, truth, pictures))
         for job in jobs:
-            job.result()
+            try:
+                job.result()
+            except Damaged as error:  # between being found whole and being drawn
+                raise UserError(f"{error}; give the run's command again to make it anew") from error
     return cards
 
 
-def _scores(stores: Sequence[Store], names: Mapping[tuple[Path, str], str]) -> pd.DataFrame:
-    """The scores of all runs: method's name, sample, metric, value."""
-    tables = []
-    for store in stores:
-        table = read_scores(store.folder)
-        named = table["method"].map({label: names[store.folder, label] for label in store.run.methods})
-        tables.append(table.assign(method=named)[named.notna()])
-    return pd.concat(tables, ignore_index=True)
-
-
-def _task(stores: Sequence[Store], sample: str) -> tuple[Store | None, Task | None]:
-    """A sample's task and the run that has it whole."""
-    for store in stores:
-        try:
-            if task := store.read_task(sample):
-                return store, task
-        except Damaged:
-            continue
-    return None, None
-
-
-def _edit(store: Store, method: str, sample: str) -> tuple[Edit | None, str]:
-    """The record of an edit if it is whole, and why there is no picture."""
+def _damage(row: ScoredRow, sample: str) -> str:
+    """Why a row has no record of a sample: empty if it was not edited yet."""
     try:
-        edit = store.read_edit(method, sample)
+        row.store.read_edit(row.label, sample)
     except Damaged as error:
-        return None, f"damaged: {error}"
-    return edit, (edit.error or "") if edit else ""
+        return f"damaged: {error}"
+    return ""
 
 
-def _copy(source: Path, target: Path) -> None:
-    _write(open_picture(source).convert("RGB"), target, quality=QUALITY)
+def _copy(read: Callable[[Any], Image.Image | None], record: Any, target: Path) -> None:
+    if picture := read(record):
+        _write(picture.convert("RGB"), target, quality=QUALITY)
 
 
-def _region(mask: Path, target: Path) -> None:
+def _region(store: Store, task: Task, target: Path) -> None:
     """The region to alter as a veil to lay over the source: red inside, a light edge that also shows on red."""
-    inside = np.asarray(open_picture(mask).convert("L")) > 127
+    inside = store.read_mask(task)
+    assert inside is not None
     width = max(1, inside.shape[0] // 128)
     veil = np.zeros((*inside.shape, 4), np.uint8)
     veil[inside] = (214, 40, 70, 90)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from cpam_bench.eval.metrics.clip import DEFAULT, ClipScorer, load_clip
-from cpam_bench.eval.metrics.metric import METRICS, Batch, Models, measure
-from cpam_bench.eval.store.store import Edit, Store, Task, open_picture
+from cpam_bench.eval.metrics import metric as seam
+from cpam_bench.eval.metrics.clip import DEFAULT, ClipScorer
+from cpam_bench.eval.metrics.metric import Batch, Metric
+from cpam_bench.eval.metrics.networks import Networks
+from cpam_bench.eval.scoring.scored import COLUMNS, read_protocol, read_scores
+from cpam_bench.eval.store.derived import note
+from cpam_bench.eval.store.records import Edit, Measured, Protocol, Task, parse, plain
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_json, write_rows
-from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import Damaged, UserError
 
 BATCH = 16
-COLUMNS = ["method", "sample", "metric", "value"]
 _PACKAGES = ("open_clip_torch", "lpips", "torchmetrics", "torch", "torchvision", "pillow")
 
 
@@ -34,11 +36,13 @@ class Scores:
         table: long, columns method, sample, metric, value.
         damaged: a line for each file of the store that could not be used.
         truncated: a line for each prompt that is longer than the scorer reads.
+        lost: a line for each metric that was measured before, and cannot be of the edits that are there now.
     """
 
     table: pd.DataFrame
     damaged: list[str]
     truncated: list[str]
+    lost: list[str] = field(default_factory=list)
 
 
 def default_clip(pocket: bool) -> str:
@@ -46,106 +50,72 @@ def default_clip(pocket: bool) -> str:
     return "pocket" if pocket else DEFAULT
 
 
-def choose(names: Sequence[str] | None) -> list[str]:
-    """Metric names in their own order, all of them for None.
-
-    Raises:
-        UserError: there is no such metric.
-    """
-    unknown = [name for name in names or () if name not in METRICS]
-    if unknown:
-        raise UserError(f"unknown metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
-    return [name for name in METRICS if names is None or name in names]
-
-
 def score(
     store: Store,
-    names: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     clip: ClipScorer | str | None = None,
     device: str = "cpu",
+    places: Mapping[str, str] | None = None,
 ) -> Scores:
     """Measure every edit that the store holds and write ``scores.csv`` and ``scores.json``.
 
     Values are kept where the pictures and the metric's protocol are those that they were measured with, and measured
     again otherwise, always over the whole store in one order: batches, and with them the last digit, do not depend on
-    how often the run was interrupted.
+    how often the run was interrupted.  Metrics that were scored before and are not asked for now are kept, or measured
+    again where the edits are others now; what can no longer be measured is named in ``lost``.
 
     Args:
-        store: held under :func:`cpam_bench.eval.store.store.locked`.
-        names: metrics to measure; others are kept if they still hold.
+        store: held under :func:`cpam_bench.eval.store.lock.locked`.
+        metrics: labels of what to measure, by default the default ones.
         clip: the scorer or its name, by default the one that fits the data.
         device: a torch device.
+        places: role -> folder or name of other networks (:data:`cpam_bench.eval.metrics.networks.ROLES`).
+
+    Raises:
+        UserError: an unknown metric, or a network of one that is asked for cannot be had; nothing is written.
     """
-    chosen = choose(names)
+    chosen = seam.choose(metrics)
     tasks, edits, damaged = collect(store)
-    if clip is None:
-        clip = default_clip(store.run.dataset["pocket"])
-    if isinstance(clip, str) and any(METRICS[name].uses == "clip" for name in chosen):
-        clip = load_clip(clip, device)
-    models = Models(clip.to(device) if isinstance(clip, ClipScorer) else None, device)
-    protocols = {name: models.describe(METRICS[name]) for name in chosen}
+    clip = default_clip(store.run.dataset.pocket) if clip is None else clip
+    networks = Networks(clip, device, places)
+    protocols = {label: describe(label, metric, networks) for label, metric in chosen.items()}
 
     inputs = digest(tasks, edits)
-    old = read_protocol(store.folder) if (store.folder / "scores.json").is_file() else {}
-    held = _held(store, old, inputs)
-    pending = [name for name in chosen if name not in held or old["metrics"][name] != protocols[name]]
-    values = {name: cells for name, cells in held.items() if name not in pending}
+    old, held = _held(store, edits, inputs)
+    lost = []
+    for label in [label for label in old.metrics if label not in chosen and label not in held]:
+        try:
+            metric = seam.choose([label])[label]
+            protocols[label] = describe(label, metric, networks)
+        except (UserError, KeyError) as error:
+            lost.append(f"{label} was measured before and cannot be now: {str(error).splitlines()[0]}")
+        else:
+            chosen[label] = metric
+    pending = {
+        label: metric for label, metric in chosen.items() if label not in held or old.metrics[label] != protocols[label]
+    }
+    values = {label: cells for label, cells in held.items() if label not in pending}
     if pending:
-        measured = measure_edits(store, tasks, edits, pending, models)
-        for name in pending:
-            values[name] = {(edit.method, edit.sample): measured[name][i] for i, edit in enumerate(edits)}
-    order = [name for name in METRICS if name in values]
+        measured = measure_edits(store, tasks, edits, pending, networks)
+        for label in pending:
+            values[label] = {(edit.method, edit.sample): measured[label][i] for i, edit in enumerate(edits)}
+    order = seam.in_order(values)
     rows = [
-        (edit.method, edit.sample, name, values[name][edit.method, edit.sample]) for edit in edits for name in order
+        (edit.method, edit.sample, label, values[label][edit.method, edit.sample]) for edit in edits for label in order
     ]
-    write_rows(store.folder / "scores.csv", COLUMNS, rows)
-    kept = {name: protocols.get(name) or old["metrics"][name] for name in order}
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    write_json(
-        store.folder / "scores.json",
-        {
-            "inputs": inputs,
-            "resolution": store.run.backbone["resolution"],
-            "background": "complement of the alteration mask, at the resolution of the pictures (nearest neighbour)",
-            "metrics": kept,
-            "versions": versions if pending else old["versions"],
-        },
+    kept = {label: protocols.get(label) or old.metrics[label] for label in order}
+    packages = [*_PACKAGES, *(["transformers"] if any("network" in one.more for one in kept.values()) else [])]
+    made = Measured(
+        inputs=inputs,
+        resolution=store.run.backbone.resolution,
+        background="complement of the alteration mask, at the resolution of the pictures (nearest neighbour)",
+        metrics=kept,
+        versions={name: importlib.metadata.version(name) for name in packages} if pending else old.versions,
     )
-    return Scores(pd.DataFrame(rows, columns=COLUMNS), damaged, _truncated(models.clip, tasks))
-
-
-def read_scores(folder: str | Path) -> pd.DataFrame:
-    """``scores.csv`` of a run: method, sample, metric, value.
-
-    Raises:
-        UserError: the run has not been scored, or the file is damaged.
-    """
-    path = place(folder) / "scores.csv"
-    if not path.is_file():
-        raise UserError(f"{folder} has no scores.csv; make it with: cpam-bench score {folder}")
-    try:
-        # As text first: a parser of numbers may be off in the last digit, and a method may be called "nan".
-        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
-        table["value"] = [float(value or "nan") for value in table["value"]]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it again with: cpam-bench score {folder}") from error
-    return table[COLUMNS]
-
-
-def read_protocol(folder: str | Path) -> dict[str, Any]:
-    """``scores.json`` of a run: the protocol of each metric under ``metrics``.
-
-    Raises:
-        UserError: it is not there or damaged.
-    """
-    path = place(folder) / "scores.json"
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data["metrics"], dict):
-            raise ValueError("no metrics")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and run: cpam-bench score {folder}") from error
-    return data
+    write_rows(store.folder / "scores.csv", COLUMNS, rows)
+    write_json(store.folder / "scores.json", plain(made))
+    note(store.folder, ["scores.csv", "scores.json"])
+    return Scores(pd.DataFrame(rows, columns=COLUMNS), damaged, _truncated(networks, tasks), lost)
 
 
 def collect(store: Store) -> tuple[dict[str, Task], list[Edit], list[str]]:
@@ -173,62 +143,86 @@ def digest(tasks: dict[str, Task], edits: list[Edit]) -> str:
     return digest.hexdigest()
 
 
-def _held(store: Store, old: dict[str, Any], inputs: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Metric -> (method, sample) -> value, of scores that were measured of the very same pictures."""
-    if not old or old.get("inputs") != inputs or not (store.folder / "scores.csv").is_file():
-        return {}
-    table = read_scores(store.folder)
-    return {
-        name: dict(zip(zip(rows["method"], rows["sample"], strict=True), rows["value"].tolist(), strict=True))
-        for name in METRICS
-        if name in old["metrics"]
-        for rows in [table[table["metric"] == name]]
-    }
+def describe(label: str, metric: Metric, networks: Networks) -> Protocol:
+    """The protocol of a metric with the network behind it.
+
+    Raises:
+        UserError: its network cannot be had.
+    """
+    return parse(Protocol, seam.describe(label, metric, networks), Path("scores.json"))
+
+
+def _held(store: Store, edits: list[Edit], inputs: str) -> tuple[Measured, dict[str, dict[tuple[str, str], float]]]:
+    """How the run was scored before, and metric -> (method, sample) -> value of the scores that still hold.
+
+    They hold if they were measured of the very same pictures, and the files that say so can be trusted.  What cannot is
+    measured again, whatever state it is in.
+    """
+    nothing = Measured(metrics={})
+    try:
+        old, table = read_protocol(store.folder), read_scores(store.folder)
+    except UserError:
+        return nothing, {}
+    if old.inputs != inputs:
+        return old, {}
+    held = {}
+    expected = {(edit.method, edit.sample) for edit in edits}
+    for name in old.metrics:
+        rows = table[table["metric"] == name]
+        keys = list(zip(rows["method"], rows["sample"], strict=True))
+        if len(keys) == len(expected) and set(keys) == expected:
+            held[name] = dict(zip(keys, rows["value"].tolist(), strict=True))
+    return old, held
 
 
 def measure_edits(
-    store: Store, tasks: dict[str, Task], edits: list[Edit], names: list[str], models: Models
+    store: Store, tasks: dict[str, Task], edits: list[Edit], metrics: Mapping[str, Metric], networks: Networks
 ) -> dict[str, list[float]]:
-    """Metric -> the value of each edit, read from the store and measured in batches."""
-    values: dict[str, list[float]] = {name: [] for name in names}
+    """Label -> the value of each edit, read from the store and measured in batches."""
+    values: dict[str, list[float]] = {label: [] for label in metrics}
     for start in range(0, len(edits), BATCH):
-        batch = load_batch(store, tasks, edits[start : start + BATCH])
-        for name, measured in measure(batch, names, models).items():
-            values[name] += measured
+        batch = load_batch(store, tasks, edits[start : start + BATCH], networks.device)
+        for label, measured in seam.measure(batch, metrics, networks).items():
+            values[label] += measured
     return values
 
 
-def load_batch(store: Store, tasks: dict[str, Task], edits: list[Edit]) -> Batch:
+def load_batch(store: Store, tasks: dict[str, Task], edits: list[Edit], device: str = "cpu") -> Batch:
     """The pictures, masks and prompts of some edits, all of which have tasks."""
-    source = np.stack([_read(store.source_path(edit.sample)) for edit in edits])
+    mine = [tasks[edit.sample] for edit in edits]
+    source = np.stack([_pixels(store.read_source(task)) for task in mine])
     empty = np.zeros(source.shape[1:3], dtype=bool)
-    masked = np.array([tasks[edit.sample].mask_sha256 is not None for edit in edits])
-    has_truth = np.array([tasks[edit.sample].truth_sha256 is not None for edit in edits])
-    masks = [_read(store.mask_path(edit.sample), "L") > 127 if masked[i] else empty for i, edit in enumerate(edits)]
-    truths = [
-        _read(store.truth_path(edit.sample)) if has_truth[i] else np.zeros_like(source[0])
-        for i, edit in enumerate(edits)
-    ]
+    masks = [store.read_mask(task) for task in mine]
+    truths = [store.read_truth(task) for task in mine]
     return Batch(
         source=source,
-        edit=np.stack([_read(store.edit_path(edit.method, edit.sample)) for edit in edits]),
-        mask=np.stack(masks),
-        masked=masked,
-        prompts=[tasks[edit.sample].target_prompt for edit in edits],
-        truth=np.stack(truths),
-        has_truth=has_truth,
+        edit=np.stack([_pixels(store.read_picture(edit)) for edit in edits]),
+        mask=np.stack([empty if mask is None else mask for mask in masks]),
+        masked=np.array([mask is not None for mask in masks]),
+        prompts=[task.target_prompt for task in mine],
+        truth=np.stack([np.zeros_like(source[0]) if truth is None else _pixels(truth) for truth in truths]),
+        has_truth=np.array([truth is not None for truth in truths]),
+        source_prompts=[task.source_prompt or "" for task in mine],
+        retained=np.stack([_retained(task, mask, empty) for task, mask in zip(mine, masks, strict=True)]),
+        device=device,
     )
 
 
-def _read(path: Path, mode: str = "RGB") -> np.ndarray:
-    return np.array(open_picture(path).convert(mode))
+def _retained(task: Task, mask: np.ndarray | None, empty: np.ndarray) -> np.ndarray:
+    """The object whose identity is to be kept; nothing where there is none."""
+    if mask is None or not task.retain_object:
+        return empty
+    return ~mask if task.altered == "background" else mask  # M_s is what surrounds the object then
 
 
-def _truncated(clip: ClipScorer | None, tasks: dict[str, Task]) -> list[str]:
-    if clip is None:
-        return []
+def _pixels(picture: Image.Image) -> np.ndarray:
+    return np.array(picture.convert("RGB"))
+
+
+def _truncated(networks: Networks, tasks: dict[str, Task]) -> list[str]:
     return [
         f'sample {task.id}: the scorer {clip.name} reads {clip.context_length} tokens; not scored: "… {rest}"'
+        for clip in networks.scorers()
         for task in tasks.values()
         if (rest := clip.truncated(task.target_prompt)) is not None
     ]

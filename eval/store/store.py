@@ -10,6 +10,7 @@
     edits/<method>/<sample>.json    its record: parameters, seed, time, memory, and what went wrong if it failed
     scores.csv, scores.json         method, sample, metric, value; and the protocol of the metrics
     leaderboard.csv, paired.csv     tables
+    hashes.json                     of the files that were made from the others (runs of early versions lack it)
 
 Every file is written whole or not at all, and a record carries the hash of its picture, so what a crash, a full disk or
 a damaged disk leaves behind is found when it is read and made anew by the next run.
@@ -18,178 +19,26 @@ a damaged disk leaves behind is found when it is read and made anew by the next 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
-import json
-import os
-import platform
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from cpam_bench.imba.common.files import sweep, write_json, write_png, writing
-from cpam_bench.imba.common.places import get, held, is_remote, modified, place
+from cpam_bench.eval.store.records import Edit, Run, Task, load, parse, plain
+from cpam_bench.imba.common.files import sweep, write_json, write_png
+from cpam_bench.imba.common.places import modified, place
 from cpam_bench.imba.errors import Damaged, UserError
-from cpam_bench.imba.sample import Altered, Kind
 
 T = TypeVar("T")
-Inversion = Literal["", "computed", "shared", "cached"]
 R = TypeVar("R")
 _READERS = 8
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a run is made: the contents of ``run.json``.
-
-    Attributes:
-        arguments: of the command, as given.
-        dataset: ``name``, ``fingerprint``, ``pocket`` (bool).
-        backbone: ``name``, ``weights`` (component -> sha256), ``resolution``, ``pocket`` (bool).
-        steps: of the inversion and of the editing.
-        seed: of the run; each edit's own is derived from it.
-        dtype, device: of the networks; device is its kind, ``cpu`` or ``cuda``.
-        protocol: how pictures and masks are prepared, in words.
-        methods: label -> ``method``, ``title``, ``edits``, ``parameters``, ``reference``, ``package``.
-        samples: ids, in the data set's order.
-        versions: of the packages that matter.
-        machine: what it ran on.
-        created: when, ISO 8601, UTC.
-        threads: of torch in each worker, on which sums on the CPU depend; None where they do not matter or are unknown.
-        batch: how many samples are edited together, on which the last bits depend.
-    """
-
-    arguments: dict[str, Any]
-    dataset: dict[str, Any]
-    backbone: dict[str, Any]
-    steps: int
-    seed: int
-    dtype: str
-    device: str
-    protocol: dict[str, str]
-    methods: dict[str, dict[str, Any]]
-    samples: list[str]
-    versions: dict[str, str] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    created: str = ""
-    threads: int | None = None
-    batch: int = 1
-
-    @property
-    def is_pocket(self) -> bool:
-        """Whether data or backbone are the small embedded ones, not to be set beside the paper's numbers."""
-        return bool(self.dataset.get("pocket") or self.backbone.get("pocket"))
-
-    def differences(self, new: Run) -> list[str]:
-        """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""
-        old_keys, new_keys = _decisive(self), _decisive(new)
-        shared = [key for key in old_keys if key in new_keys or not key.startswith(_MAY_LACK)]
-        added = [key for key in new_keys if key not in old_keys and not key.startswith(_MAY_LACK)]
-        return [
-            f"{key}: {_short(old_keys.get(key))} -> {_short(new_keys.get(key))}"
-            for key in [*shared, *added]
-            if old_keys.get(key) != new_keys.get(key)
-        ]
-
-    def extended(self, new: Run) -> Run:
-        """This run with the methods and samples of another one added."""
-        samples = [*self.samples, *(sample for sample in new.samples if sample not in set(self.samples))]
-        return replace(self, methods={**self.methods, **new.methods}, samples=samples)
-
-
-_MAY_LACK = ("methods.", "threads")
-"""What decides edits where both runs have it: methods may be added, and early runs did not note their threads."""
-
-
-def _decisive(run: Run) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "dataset.fingerprint": run.dataset["fingerprint"],
-        "backbone.resolution": run.backbone["resolution"],
-        "steps": run.steps,
-        "seed": run.seed,
-        "dtype": run.dtype,
-        "device": run.device,
-        "batch": run.batch,
-    }
-    if run.threads is not None:
-        keys["threads"] = run.threads
-    keys |= {f"backbone.weights.{part}": digest for part, digest in run.backbone["weights"].items()}
-    # How costs are measured decides no picture.
-    keys |= {f"protocol.{key}": run.protocol[key] for key in ("images", "masks")}
-    for label, method in run.methods.items():
-        keys |= {f"methods.{label}.{key}": value for key, value in method["parameters"].items()}
-    return keys
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return value[:12]
-    return "nothing" if value is None else str(value)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The record of one edit.
-
-    Attributes:
-        method: canonical label.
-        sample: id.
-        status: ``ok`` or ``failed``.
-        params: every parameter of the method, and what its ``inputs`` says of files that it read.
-        seed: that the editor was given.
-        seconds: wall time of the edit, without the inversion that the methods of a sample share.
-        inversion_seconds: wall time of that inversion if this method used it, else 0; from the cache: when it was made.
-        inversion: whether it was ``computed`` for this edit, ``shared`` with one before it, ``cached``, or not used.
-        peak_memory_mib: highest memory during the edit, or None where it cannot be measured.
-        error, traceback: of a failed edit.
-        image_sha256: of the PNG file.
-        versions: of the packages that made it.
-        processor: name of the processor or graphics card that made it.
-    """
-
-    method: str
-    sample: str
-    status: Literal["ok", "failed"]
-    params: dict[str, Any]
-    seed: int
-    seconds: float = 0.0
-    inversion_seconds: float = 0.0
-    inversion: Inversion = ""
-    peak_memory_mib: float | None = None
-    error: str | None = None
-    traceback: str | None = None
-    image_sha256: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    processor: str = ""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
-
-    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it.
-    """
-
-    id: str
-    target_prompt: str
-    object_prompt: str = ""
-    altered: Altered = "foreground"
-    retain_object: bool = False
-    kind: Kind = "replace"
-    source_prompt: str | None = None
-    caption_by: str | None = None
-    several_objects: bool = False
-    image_sha256: str = ""
-    mask_sha256: str | None = None
-    truth_sha256: str | None = None
 
 
 class Store:
@@ -210,11 +59,11 @@ class Store:
         if not path.is_file():
             raise UserError(f"{folder} is not the folder of a run: it has no run.json")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            return cls(folder, Run(**data))
-        except (ValueError, TypeError) as error:
+            return cls(folder, parse(Run, load(path), path))
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{path} is damaged ({error}); the edits beside it are safe, but start the run in another folder"
+                f"{path} is damaged ({error}); the edits beside it are safe: put back a copy of it, or start the run in"
+                " another folder"
             ) from error
 
     @classmethod
@@ -243,7 +92,7 @@ class Store:
                 )
             store = cls(folder, run)
         sweep(folder)
-        write_json(folder / "run.json", asdict(store.run))
+        write_json(folder / "run.json", plain(store.run))
         return store
 
     # places ---------------------------------------------------------------------------------------------------------
@@ -273,7 +122,7 @@ class Store:
             path.unlink(missing_ok=True)
         else:
             edit = replace(edit, image_sha256=write_png(path, image))
-        write_json(path.with_suffix(".json"), asdict(edit))
+        write_json(path.with_suffix(".json"), plain(edit))
 
     def write_task(
         self, task: Task, image: Image.Image, mask: np.ndarray | None = None, truth: Image.Image | None = None
@@ -286,7 +135,7 @@ class Store:
         if truth is not None:
             truth_hash = write_png(self.truth_path(task.id), truth)
         task = replace(task, image_sha256=image_hash, mask_sha256=mask_hash, truth_sha256=truth_hash)
-        write_json(self.source_path(task.id).with_suffix(".json"), asdict(task))
+        write_json(self.source_path(task.id).with_suffix(".json"), plain(task))
 
     # reading --------------------------------------------------------------------------------------------------------
 
@@ -297,14 +146,17 @@ class Store:
             Damaged: the record cannot be read, or its picture is not the one that was written.
         """
         path = self.edit_path(method, sample)
-        data = _read_json(path.with_suffix(".json"))
+        data = read_json(path.with_suffix(".json"))
         if data is None:
             return None
         edit = _record(Edit, data, path.with_suffix(".json"))
+        record = path.with_suffix(".json")
         if (edit.method, edit.sample) != (method, sample):
-            raise Damaged(f"{path.with_suffix('.json')} is the record of {edit.method}, {edit.sample}")
+            raise Damaged(f"{record} is the record of {edit.method}, {edit.sample}")
+        if edit.status == "failed" and not edit.error:
+            raise Damaged(f"{record} is not a whole record (it failed, and error is empty)")
         if check and edit.status == "ok":
-            _check(path, edit.image_sha256)
+            checked(path, edit.image_sha256)
         return edit
 
     def made_at(self, method: str, sample: str) -> float:
@@ -328,15 +180,15 @@ class Store:
             Damaged: its record or one of its pictures cannot be trusted.
         """
         path = self.source_path(sample).with_suffix(".json")
-        data = _read_json(path)
+        data = read_json(path)
         if data is None:
             return None
         task = _record(Task, data, path)
-        _check(self.source_path(sample), task.image_sha256)
+        checked(self.source_path(sample), task.image_sha256)
         if task.mask_sha256:
-            _check(self.mask_path(sample), task.mask_sha256)
+            checked(self.mask_path(sample), task.mask_sha256)
         if task.truth_sha256:
-            _check(self.truth_path(sample), task.truth_sha256)
+            checked(self.truth_path(sample), task.truth_sha256)
         return task
 
     def has_task(self, sample: str) -> bool:
@@ -344,6 +196,28 @@ class Store:
         with contextlib.suppress(Damaged):
             return self.read_task(sample) is not None
         return False
+
+    # Pictures, each made sure to be the one that its record tells of; Damaged is raised where it is gone or another.
+
+    def read_picture(self, edit: Edit) -> Image.Image:
+        """The edited picture."""
+        return open_picture(self.edit_path(edit.method, edit.sample), edit.image_sha256)
+
+    def read_source(self, task: Task) -> Image.Image:
+        """The picture as the editors saw it."""
+        return open_picture(self.source_path(task.id), task.image_sha256)
+
+    def read_mask(self, task: Task) -> np.ndarray | None:
+        """The alteration mask, bool (H, W), or None if the sample has none."""
+        if task.mask_sha256 is None:
+            return None
+        return np.asarray(open_picture(self.mask_path(task.id), task.mask_sha256).convert("L")) > 127
+
+    def read_truth(self, task: Task) -> Image.Image | None:
+        """What the edit should have led to, or None if that is not known."""
+        if task.truth_sha256 is None:
+            return None
+        return open_picture(self.truth_path(task.id), task.truth_sha256)
 
     def edits(self) -> tuple[list[Edit], list[str]]:
         """All records, by method and then sample in the run's order, and a line for each that is damaged."""
@@ -365,9 +239,19 @@ def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(pool.map(work, items))
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture of a store, wherever that is."""
-    return Image.open(io.BytesIO(path.read_bytes()))
+def open_picture(path: Path, sha256: str | None) -> Image.Image:
+    """A picture of a store, wherever that is, made sure to be the one that its record tells of.
+
+    Raises:
+        Damaged: it is gone, or another.
+    """
+    data = checked(path, sha256)
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Damaged(f"{path} is no picture ({error})") from error
+    return image
 
 
 def slug(label: str) -> str:
@@ -380,85 +264,14 @@ def slug(label: str) -> str:
     return safe
 
 
-@dataclass(frozen=True)
-class Holder:
-    """The process that holds a run's folder, and since when (seconds since the epoch)."""
-
-    pid: int
-    host: str
-    since: float
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-
-@contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder alone; the lock goes with the process, however that ends (a remote one's: soon after).
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A record as JSON has it, or None if there is none.
 
     Raises:
-        UserError: another process works in the folder, or it cannot be made.
+        Damaged: it cannot be read.
     """
-    folder = place(folder)
-    me = Holder(os.getpid(), platform.node(), time.time())
-    if is_remote(folder):
-        with contextlib.ExitStack() as stack:
-            try:
-                with writing(folder):
-                    stack.enter_context(held(folder / ".lock", asdict(me)))
-            except BlockingIOError:
-                raise _taken(folder) from None
-            yield
-        return
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
-    with lock:
-        for patience in (0.05, 0.2, None):  # whoever looks who holds the lock has it for a moment
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience is None:
-                    raise _taken(folder) from None
-                time.sleep(patience)
-        with contextlib.suppress(OSError):  # only a note for whoever meets the lock; a full disk is met later
-            lock.truncate(0)
-            lock.write(json.dumps(asdict(me)))
-            lock.flush()
-        yield
-
-
-def _taken(folder: Path) -> UserError:
-    return UserError(f"{_note(folder) or 'another process'} is working in {folder}; wait for it to end")
-
-
-def holder(folder: str | Path) -> Holder | None:
-    """Who works in a run's folder at the moment, or None; of a remote one, who has not said that it is done."""
-    folder = place(folder)
-    if is_remote(folder):
-        return _note(folder)
     try:
-        with (folder / ".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return _note(folder) or Holder(0, "an unknown machine", time.time())
-    return None
-
-
-def _note(folder: Path) -> Holder | None:
-    """What the holder of the lock has noted in it."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        noted = json.loads(get(folder / ".lock"))
-        return Holder(**{name: noted[name] for name in ("pid", "host", "since")})
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -469,19 +282,22 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _record(kind: type[T], data: dict[str, Any], path: Path) -> T:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     try:
-        # A later version may have added fields; they do not concern us.
-        return kind(**{key: value for key, value in data.items() if key in known})
-    except TypeError as error:
+        return parse(kind, data, path)
+    except ValueError as error:
         raise Damaged(f"{path} is not a whole record ({error})") from error
 
 
-def _check(path: Path, sha256: str | None) -> None:
-    """Make sure that a picture is the one that was written; the hash also covers what a decoder would not notice."""
+def checked(path: Path, sha256: str | None) -> bytes:
+    """The bytes of a file, which are those that were written: the hash also covers what a decoder would not notice.
+
+    Raises:
+        Damaged: they are not.
+    """
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        data = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
-    if found != sha256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise Damaged(f"{path} has changed since it was written")
+    return data

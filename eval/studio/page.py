@@ -236,7 +236,7 @@ def studio_page(studio: Studio) -> gr.Blocks:
                         start_layer = gr.Number(
                             getattr(default, "start_layer", 8), precision=0, minimum=0, label="L, first layer from 0"
                         )
-                        refine = gr.Checkbox(label="M_t follows cross-attention")
+                        refine = gr.Checkbox(getattr(default, "refine", False), label="M_t follows cross-attention")
                     with gr.Row():
                         steps = gr.Slider(1, 100, value=50, step=1, label="Steps", elem_id="steps")
                         seed = gr.Number(0, precision=0, label="Seed")

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Editor
+from cpam_bench.cpam.editing import Editor, TellsMask
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.figures.sheet import sheet
-from cpam_bench.eval.run.driver import edit_seed
+from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import for_words
@@ -118,7 +118,7 @@ def edit(
         own = edit_seed(seed, label, sample.id)
         started, mask = time.perf_counter(), None
         with watch(label, part):
-            if hasattr(editor, "edit_and_mask"):
+            if isinstance(editor, TellsMask):
                 image, mask = editor.edit_and_mask(sample, source, own)
             else:
                 image = editor.edit(sample, source, own)

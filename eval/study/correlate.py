@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.study.ratings import Study, cube
 from cpam_bench.imba.errors import UserError
 
@@ -20,17 +20,8 @@ def read_scores(runs: Sequence[Path]) -> pd.DataFrame:
     Raises:
         UserError: a run has no scores, or two runs score the same method.
     """
-    frames = []
-    for run in runs:
-        file = run / "scores.csv"
-        try:
-            frame = pd.read_csv(io.BytesIO(file.read_bytes()), dtype={"method": str, "sample": str, "metric": str})
-        except (OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-            raise UserError(f"{run} has no scores ({error}): score it first") from error
-        if absent := {"method", "sample", "metric", "value"} - set(frame.columns):
-            raise UserError(f"{file} has no column {', '.join(sorted(absent))}")
-        frames.append(frame[["method", "sample", "metric", "value"]])
-    scores = pd.concat(frames, ignore_index=True)
+    scored = [Scored.open(run) for run in runs]
+    scores = pd.concat([one.scores for one in scored], ignore_index=True)
     keys = ["method", "sample", "metric"]
     if scores.duplicated(keys).any():
         first = scores[scores.duplicated(keys)].iloc[0]

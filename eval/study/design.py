@@ -99,22 +99,37 @@ def read_plan(path: Path | None = None) -> Plan:
         raise UserError(f"{path}: {where}: {first['msg']}; {PLAN} is an example") from error
 
 
+@dataclass(frozen=True)
+class File:
+    """A picture of a run, and what its record says that the file holds."""
+
+    path: Path
+    sha256: str | None
+
+    def read(self) -> Image.Image:
+        """The picture; raises UserError where it is gone or has changed since the run was looked through."""
+        try:
+            return open_picture(self.path, self.sha256)
+        except Damaged as error:
+            raise UserError(f"{error}; give the run's command again to make it anew") from error
+
+
 @dataclass
 class Pool:
     """What runs have to show.
 
     Attributes:
-        edits: method label -> sample id -> the edit's file.
+        edits: method label -> sample id -> the edit.
         prompts: sample id -> target prompt.
-        sources, masks: sample id -> file.
+        sources, masks: sample id -> picture.
         references: labels of reference rows, which are no editors.
         damaged: edits that cannot be used, in words.
     """
 
-    edits: dict[str, dict[str, Path]] = field(default_factory=dict)
+    edits: dict[str, dict[str, File]] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, Path] = field(default_factory=dict)
-    masks: dict[str, Path] = field(default_factory=dict)
+    sources: dict[str, File] = field(default_factory=dict)
+    masks: dict[str, File] = field(default_factory=dict)
     references: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
 
@@ -131,12 +146,13 @@ def read_runs(runs: Sequence[Path]) -> Pool:
         if twice := sorted(set(store.run.methods) & set(pool.edits)):
             raise UserError(f"method {twice[0]!r} is in {folder} and in another run: leave one of the runs out")
         pool.edits |= {label: {} for label in store.run.methods}
-        pool.references |= {label for label, facts in store.run.methods.items() if facts.get("edits") is False}
+        pool.references |= {label for label, facts in store.run.methods.items() if not facts.edits}
         edits, damaged = store.edits()
         pool.damaged += damaged
         for edit in edits:
             if edit.status == "ok":
-                pool.edits[edit.method][edit.sample] = store.edit_path(edit.method, edit.sample)
+                path = store.edit_path(edit.method, edit.sample)
+                pool.edits[edit.method][edit.sample] = File(path, edit.image_sha256)
         for sample in store.run.samples:
             try:
                 task = store.read_task(sample)
@@ -145,22 +161,20 @@ def read_runs(runs: Sequence[Path]) -> Pool:
                 continue
             if task is None:
                 continue
-            source = store.source_path(sample)
+            source = File(store.source_path(sample), task.image_sha256)
             if sample in pool.sources and not _alike(pool.sources[sample], source):
-                there = pool.sources[sample].parents[1]
+                there = pool.sources[sample].path.parents[1]
                 raise UserError(f"sample {sample!r} is another picture in {folder} than in {there}")
             pool.sources.setdefault(sample, source)
             pool.prompts.setdefault(sample, task.target_prompt)
             if task.mask_sha256:
-                pool.masks.setdefault(sample, store.mask_path(sample))
+                pool.masks.setdefault(sample, File(store.mask_path(sample), task.mask_sha256))
     return pool
 
 
-def _alike(a: Path, b: Path) -> bool:
+def _alike(a: File, b: File) -> bool:
     """Whether two files show the same picture, be it at different sizes."""
-    small = [
-        np.asarray(open_picture(path).convert("RGB").resize((32, 32), Image.Resampling.BOX), float) for path in (a, b)
-    ]
+    small = [np.asarray(file.read().convert("RGB").resize((32, 32), Image.Resampling.BOX), float) for file in (a, b)]
     return float(np.abs(small[0] - small[1]).mean()) < 8.0
 
 
@@ -398,8 +412,8 @@ def _media(
         bare.save(folder / name, format="PNG")
         return name
 
-    def read(path: Path) -> Image.Image:
-        return open_picture(path).convert("RGB")
+    def read(file: File) -> Image.Image:
+        return file.read().convert("RGB")
 
     rows: dict[tuple[int, int | str], int] = {}
 
@@ -414,7 +428,7 @@ def _media(
         source = read(pool.sources[sample])
         outline = None
         if sample in pool.masks:
-            image = open_picture(pool.masks[sample]).convert("L")
+            image = pool.masks[sample].read().convert("L")
             mask = np.asarray(image.resize(source.size, Image.Resampling.NEAREST)) > 127
             outline = store(draw_outline(mask))
         prompt = pool.prompts[sample]

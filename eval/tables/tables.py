@@ -17,6 +17,7 @@ import pandas as pd
 
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, mean_interval, ranks
+from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -149,8 +150,11 @@ def table1(editors: Mapping[str, type[Editor]] | None = None, broken: Mapping[st
         declared = dataclasses.asdict(editing[name].capabilities) if name else {}
         wrong = [column for column in said if column in declared and said[column] != declared[column]]
         heads = {**_CAPABILITIES, "fine_tuned": "FT"}
+        shown = getattr(editing[name], "shown", {}) if name else {}
         differences += [
-            f"{method}, {heads[c]}: {_tick(said[c])} in the paper, {_tick(declared[c])} here" for c in wrong
+            f"{method}, {heads[c]}: {_tick(said[c])} in the paper, {_tick(declared[c])} here"
+            + (f" ({shown[c]})" if c in shown else "")
+            for c in wrong
         ]
         cells = [Cell(_tick(said.get(column))) for column in _CAPABILITIES]
         if editing:
@@ -200,26 +204,21 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     Raises:
         UserError: there is no such run, or it has not been scored.
     """
-    from cpam_bench.eval.scoring.score import read_protocol, read_scores
-
-    store = Store.open(folder)
-    scores, protocol = read_scores(folder), read_protocol(folder)
-    for metric in METRICS:
-        if metric.name not in protocol["metrics"]:
-            raise UserError(f"{folder} has no {metric.name}; measure it with: cpam-bench score {folder}")
-    run = store.run
-    titles = {label: run.methods[label]["title"] for label in run.methods if run.methods[label]["edits"]}
+    scored = Scored.open(folder)
+    scored.require(*(metric.name for metric in METRICS))
+    run = scored.run
+    titles = {row.name: row.facts.title for row in scored.rows if row.facts.edits}
     paper = published(2).set_index("method").astype(float)
     matched, notes = _match(titles, list(paper.index))
-    statement = _protocol(store, protocol["metrics"])
+    statement = _protocol(scored)
     blocks, records = [], []
-    for title, samples in slices(store, slice).items():
+    for title, part in slices(scored, slice).items():
         means = {
-            label: {m.name: _estimate(scores, label, m.name, samples) for m in METRICS}
+            label: {m.name: mean_interval(part.values(label, m.name)) for m in METRICS}
             for label in [*titles, *(label for label in run.methods if label not in titles)]
         }
         rows, found = _beside(paper, means, matched, set(titles))
-        blocks.append(Block(f"{title} ({len(samples)} samples)" if slice else "", rows))
+        blocks.append(Block(f"{title} ({len(part.samples)} samples)" if slice else "", rows))
         records += [({"slice": title} if slice else {}) | record | {"protocol": statement} for record in found]
     caption = f"{CAPTIONS[2]} {statement}"
     if slice:
@@ -230,7 +229,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
         notes = [*notes, "No method of the run is one of the paper's at its defaults."]
     data = pd.DataFrame(records)
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
-    measured = "pocket [95 %]" if store.run.is_pocket else "measured [95 %]"
+    measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
     heads = ["Method", "n", *(["paper", measured, "difference", "rank (paper's)"] * len(METRICS))]
     groups = [("", 1), *((metric.title, 4) for metric in METRICS)]
     reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
@@ -322,20 +321,20 @@ def _lines(paper: Sequence[str], matched: Mapping[str, str], labels: Sequence[st
 # protocol -------------------------------------------------------------------------------------------------------------
 
 
-def _protocol(store: Store, metrics: Mapping[str, Any]) -> str:
+def _protocol(scored: Scored) -> str:
     """What was measured and how the paper did it, for the caption."""
-    run = store.run
-    clip, lpips = (str(metrics[metric.name].get("scorer", "unknown")) for metric in METRICS)
+    run = scored.run
+    clip, lpips = (scored.metrics[metric.name].scorer or "unknown" for metric in METRICS)
     parts = [
-        ("data set", f"{run.dataset['name']} ({len(run.samples)} samples)", "IMBA (104 samples)"),
-        ("backbone", f"{run.backbone['name']} ({run.backbone['resolution']} px)", "SD 1.5"),
+        ("data set", f"{run.dataset.name} ({len(run.samples)} samples)", "IMBA (104 samples)"),
+        ("backbone", f"{run.backbone.name} ({run.backbone.resolution} px)", "SD 1.5"),
         ("steps", f"{run.steps}", "50"),
         ("CLIP", clip, "not named"),
         ("LPIPS", f"{lpips.removeprefix('LPIPS ')}, masked", "not named"),
     ]
     same = {
-        "data set": Path(run.dataset["name"]).name.lower() == "imba" and len(run.samples) == 104,
-        "backbone": run.backbone["name"] in _SD15 and run.backbone["resolution"] == 512,
+        "data set": Path(run.dataset.name).name.lower() == "imba" and len(run.samples) == 104,
+        "backbone": run.backbone.name in _SD15 and run.backbone.resolution == 512,
         "steps": run.steps == 50,
     }
     measured = ", ".join(f"{what} {here}" for what, here, _ in parts)
@@ -343,7 +342,7 @@ def _protocol(store: Store, metrics: Mapping[str, Any]) -> str:
     different = [what for what, equal in same.items() if not equal]
     verdict = f"differs in {', '.join(different)}" if different else "agrees where the paper says"
     statement = f"Measured ({verdict}): {measured}. The paper: {other}."
-    if store.run.is_pocket:
+    if scored.is_pocket:
         statement += " Pocket: small models on drawn scenes, whose values are not comparable with the paper's."
     return statement
 
@@ -363,18 +362,13 @@ def _runs_of(study: Path) -> str:
     for folder in folders:
         try:
             run = Store.open(folder).run
-            told.append(f"data set {run.dataset['name']}, backbone {run.backbone['name']}")
+            told.append(f"data set {run.dataset.name}, backbone {run.backbone.name}")
         except UserError:
             told.append(f"data set and backbone unknown, since {folder} is no longer there")
     return "".join(f"; {line}" for line in dict.fromkeys(told))
 
 
 # rows -----------------------------------------------------------------------------------------------------------------
-
-
-def _estimate(scores: pd.DataFrame, label: str, metric: str, samples: set[str]) -> Estimate:
-    chosen = (scores["method"] == label) & (scores["metric"] == metric) & scores["sample"].isin(samples)
-    return mean_interval(scores.loc[chosen, "value"].to_numpy())
 
 
 def _beside(

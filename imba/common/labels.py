@@ -1,7 +1,8 @@
 """Parameters and labels: how the fields of a dataclass are set by ``NAME:KEY=VALUE`` on the command line.
 
 A *label* is ``name`` or ``name:key=value,key=value``.  Its canonical form names only the parameters that differ from
-their defaults, sorted, so that one configuration has one label.
+their defaults, sorted, so that one configuration has one label.  A class may keep settings under a name, as a class
+attribute ``presets`` (name -> parameter -> value): ``name:preset=paper``.
 """
 
 from __future__ import annotations
@@ -44,16 +45,27 @@ def split(text: str) -> list[str]:
 def build(cls: type[T], what: str, text: str) -> T:
     """An object of a dataclass from ``key=value,key=value``; ``what`` names it in messages: ``method 'cpam'``.
 
+    ``preset=NAME`` sets what the class keeps under that name in ``presets``; what else the text sets goes before it.
+
     Raises:
         UserError: unknown parameter, or a value that does not fit.
     """
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init}
+    presets = _presets(cls)
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
+    preset = ""
     for assignment in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise UserError(f"{what}: {assignment!r} is not key=value")
+        if key == "preset" and presets:
+            if preset:
+                raise UserError(f"{what}: two presets are given")
+            if value not in presets:
+                raise UserError(f"{what} has no preset {value!r}; it has: {', '.join(presets)}")
+            preset = value
+            continue
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise UserError(f"{what} has no parameter {key!r}{close(key, fields)}; it has: {known}")
@@ -67,20 +79,31 @@ def build(cls: type[T], what: str, text: str) -> T:
                 f" (default {format_value(fields[key].default)})"
             ) from None
     try:
-        return cls(**values)
+        return cls(**{**presets.get(preset, {}), **values})
     except (ValueError, TypeError) as error:
         raise UserError(f"{what}: {error}") from error
 
 
 def canonical(name: str, made: Any) -> str:
-    """The label of an object that :func:`build` made: its name, and the parameters that are not their defaults."""
-    changed = {
-        field.name: getattr(made, field.name)
-        for field in dataclasses.fields(made)
-        if field.init and getattr(made, field.name) != field.default
-    }
-    text = ",".join(f"{key}={format_value(value)}" for key, value in sorted(changed.items()))
+    """The label of an object that :func:`build` made: its name, and the parameters that are not their defaults.
+
+    Where the parameters are nearer to one of its presets, the label names that and what differs from it.
+    """
+    values = parameters(made)
+    defaults = {field.name: field.default for field in dataclasses.fields(made)}
+    described: list[dict[str, Any]] = []
+    for preset, settings in {"": {}, **_presets(type(made))}.items():
+        usual = {**defaults, **settings}
+        changed = {key: value for key, value in values.items() if value != usual[key]}
+        described.append({**changed, **({"preset": preset} if preset else {})})
+    shortest = min(described, key=len)
+    text = ",".join(f"{key}={format_value(value)}" for key, value in sorted(shortest.items()))
     return f"{name}:{text}" if text else name
+
+
+def _presets(cls: type[Any]) -> dict[str, dict[str, Any]]:
+    """Settings under a name that a class may keep: name of the preset -> parameter -> value."""
+    return {name: dict(settings) for name, settings in getattr(cls, "presets", {}).items()}
 
 
 def parameters(made: Any) -> dict[str, Any]:
@@ -100,9 +123,9 @@ class Parameter:
 
 
 def describe(cls: type[Any]) -> list[Parameter]:
-    """The parameters of a class, in its own order."""
+    """The presets of a class, if it has any, and its parameters in its own order."""
     hints = typing.get_type_hints(cls)
-    return [
+    described = [
         Parameter(
             field.name,
             _describe(hints[field.name]),
@@ -113,6 +136,14 @@ def describe(cls: type[Any]) -> list[Parameter]:
         for field in dataclasses.fields(cls)
         if field.init
     ]
+    if presets := _presets(cls):
+        told = [
+            f"{name} ({', '.join(f'{key}={format_value(value)}' for key, value in settings.items())})"
+            for name, settings in presets.items()
+        ]
+        takes = _either(list(presets))
+        described.insert(0, Parameter("preset", takes, "none", f"settings under a name: {'; '.join(told)}", ""))
+    return described
 
 
 def close(word: str, known: typing.Iterable[str]) -> str:
@@ -186,4 +217,8 @@ def _describe(kind: Any) -> str:
             parts.extend(format_value(value) for value in typing.get_args(choice))
         else:
             parts.append(names.get(choice, str(choice)))
+    return _either(parts)
+
+
+def _either(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " or " + parts[-1] if len(parts) > 1 else parts[0]

@@ -205,6 +205,7 @@ def _sample(
         retain_object=kind == "pose",
         kind=kind,
         source_prompt=source or None,
+        edited_words=(words[0], words[1]) if len(words) == 2 else None,
         tags=tuple(tags),
     )
 

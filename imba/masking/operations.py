@@ -1,7 +1,7 @@
 """What can be done to a mask once it is made; each keeps its size.
 
-Operations are written ``grow=5``, ``shrink=2`` (pixels), ``fill`` (holes), ``hull`` (convex hull), ``largest`` (the
-largest connected part) and ``invert``.
+Operations are written ``grow=5``, ``shrink=2`` (pixels), ``smooth=2`` (pixels: rounds the outline and drops what is
+thinner), ``fill`` (holes), ``hull`` (convex hull), ``largest`` (the largest connected part) and ``invert``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from cpam_bench.imba.errors import UserError
 
-_WITH_PIXELS = ("grow", "shrink")
-NAMES = ("grow=PIXELS", "shrink=PIXELS", "fill", "hull", "largest", "invert")
+_WITH_PIXELS = ("grow", "shrink", "smooth")
+NAMES = ("grow=PIXELS", "shrink=PIXELS", "smooth=PIXELS", "fill", "hull", "largest", "invert")
 
 
 def split(text: str) -> list[str]:
@@ -49,6 +49,8 @@ def apply(mask: np.ndarray, text: str) -> np.ndarray:
         return within(mask, pixels)
     if name == "shrink":
         return ~within(~mask, pixels)
+    if name == "smooth":
+        return smooth(mask, pixels)
     if name == "fill":
         filled: np.ndarray = ndimage.binary_fill_holes(mask)
         return filled
@@ -65,6 +67,12 @@ def within(mask: np.ndarray, pixels: float) -> np.ndarray:
         return mask.copy()
     near: np.ndarray = ndimage.distance_transform_edt(~mask) <= pixels
     return near
+
+
+def smooth(mask: np.ndarray, pixels: float) -> np.ndarray:
+    """The mask where a Gaussian of that standard deviation finds more of it than not; the rim counts as going on."""
+    blurred: np.ndarray = ndimage.gaussian_filter(mask.astype(np.float32), pixels, mode="nearest")
+    return blurred > 0.5
 
 
 def largest(mask: np.ndarray) -> np.ndarray:

@@ -114,16 +114,33 @@ class GrabCut:
                 cv2.circle(seeds, (int(x * scale), int(y * scale)), rim, value, -1)
         if not (seeds == cv2.GC_BGD).any() or not np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
             raise UserError("GrabCut needs some background to compare with: draw the box tighter around the object")
-        cv2.setRNGSeed(0)  # its clustering starts at random
-        model = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(pixels, seeds, None, *model, self.iterations, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
-        found = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
+        found = cut(pixels, seeds, self.iterations)
         if clicks.positive:  # the parts that are pointed at, and not others of the same colour
             labels, _ = ndimage.label(found, np.ones((3, 3)))
             pointed = {labels[int(y * scale), int(x * scale)] for x, y in clicks.positive} - {0}
             found = np.isin(labels, list(pointed)) if pointed else found
         mask = np.asarray(Image.fromarray(found.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BILINEAR))
         return _found(mask > 127, Origin(tool="grabcut", inputs=clicks.described(), note=self.note))
+
+
+def cut(pixels: np.ndarray, seeds: np.ndarray, iterations: int) -> np.ndarray:
+    """OpenCV's GrabCut, the same at each call.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        seeds: uint8 (H, W) of ``cv2.GC_*``: which pixels are surely or probably of the object or of the background.
+            Some must be of either.
+        iterations: of the fit of the colours.
+
+    Returns:
+        bool (H, W), True on the object.
+    """
+    import cv2
+
+    cv2.setRNGSeed(0)  # its clustering starts at random
+    labels, model = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
+    cv2.grabCut(pixels, labels, None, *model, iterations, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
 def _up(corner: tuple[float, ...], scale: float) -> tuple[int, int]:

@@ -10,10 +10,11 @@ Sprites: Fluent Emoji 3D by Microsoft (MIT), through the npm package ``@lobehub/
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +63,6 @@ OBJECTS: dict[str, tuple[float, float, float]] = {
 """Object name -> hat anchor (x, y, width)."""
 
 _SPRITES = Path(__file__).parents[1] / "data" / "sprites"
-_RAISED = 0.30  # how far a jumping object is off the ground, as a fraction of its size
 _SMALL, _BIG = 50, 76  # sizes in pixels from which a caption may say "small" or "big"
 
 
@@ -105,6 +105,29 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How scenes are drawn, where worlds differ.
+
+    Attributes:
+        raised: how far a jumping object is off the ground, as a fraction of its size.
+        hat: factor on the width of hats.
+        stars: least and greatest number of stars.
+        star: radius of a star, as a fraction of the image's width.
+        sprites: object -> the sprite that stands for it, where it is not the object's own.
+    """
+
+    raised: float
+    hat: float
+    stars: tuple[int, int]
+    star: float
+    sprites: tuple[tuple[str, str], ...] = ()
+
+
+FIRST = Look(raised=0.30, hat=1.0, stars=(5, 8), star=0.011)
+"""The look of the scenes that the shipped weights were trained on."""
+
+
+@dataclass(frozen=True)
 class Rendered:
     """A rendered scene.
 
@@ -117,10 +140,10 @@ class Rendered:
     masks: tuple[np.ndarray, ...]
 
 
-def render(scene: Scene) -> Rendered:
+def render(scene: Scene, look: Look = FIRST) -> Rendered:
     """Draw a scene; shadows belong to the background and not to a mask."""
-    image = _background(scene.background, scene.background_seed).copy()
-    layers = [_layer(item) for item in scene.items]
+    image = _background(scene.background, scene.background_seed, look).copy()
+    layers = [_layer(item, look) for item in scene.items]
     order = sorted(range(len(layers)), key=lambda i: scene.items[i].y)
     shadow = _shadows(scene.items)
     if shadow is not None:
@@ -178,7 +201,7 @@ def sample_scene(rng: random.Random) -> Scene:
         pose = rng.choices(POSES, weights=(64, 12, 12, 12))[0]
         hat = rng.choice(HATS) if pose in ("upright", "jumping") and rng.random() < 0.25 else None
         # Tall things (raised, or with a hat) stand lower and smaller, so that nothing leaves the picture.
-        tall = (_RAISED if pose == "jumping" else 0.0) + (0.3 if hat else 0.0)
+        tall = (FIRST.raised if pose == "jumping" else 0.0) + (0.3 if hat else 0.0)
         size = min(size, int(108 / (1 + tall)))
         y = rng.uniform(max(0.76, min(0.95, (size * (1 + tall) + 4) / SIZE)), 0.96)
         items.append(Item(name, round(x, 3), round(y, 3), size, rng.random() < 0.5, pose, hat))
@@ -199,7 +222,7 @@ def sample_caption(scene: Scene, rng: random.Random) -> str:
 # sprites
 
 
-@cache
+@functools.cache
 def _sprite(name: str) -> Image.Image:
     """A sprite cropped to what is visible, premultiplied so that resizing leaves no fringe."""
     with Image.open(_SPRITES / f"{name.replace(' ', '_')}.webp") as file:
@@ -208,9 +231,9 @@ def _sprite(name: str) -> Image.Image:
     return image.crop(box).convert("RGBa")
 
 
-def _layer(item: Item) -> tuple[Image.Image, int, int]:
+def _layer(item: Item, look: Look) -> tuple[Image.Image, int, int]:
     """The item (with its hat) as an RGBA picture, and where its upper left corner goes."""
-    sprite = _sprite(item.name)
+    sprite = _sprite(dict(look.sprites).get(item.name, item.name))
     scale = item.size / max(sprite.size)
     width, height = (max(1, round(edge * scale)) for edge in sprite.size)
     # One canvas with room for the hat on all sides keeps the anchor arithmetic the same for every pose.
@@ -220,7 +243,7 @@ def _layer(item: Item) -> tuple[Image.Image, int, int]:
     if item.hat:
         ax, ay, share = OBJECTS[item.name]
         hat = _sprite(item.hat)
-        hat_width = max(1, round(share * item.size))
+        hat_width = max(1, round(share * look.hat * item.size))
         hat_height = max(1, round(hat_width * hat.height / hat.width))
         small = hat.resize((hat_width, hat_height), Image.Resampling.LANCZOS).convert("RGBA")
         corner = (round(pad + ax * width - hat_width / 2), round(pad + ay * height - hat_height * 0.85))
@@ -232,7 +255,7 @@ def _layer(item: Item) -> tuple[Image.Image, int, int]:
     elif item.pose == "on its side":
         canvas = canvas.transpose(Image.Transpose.ROTATE_90 if item.flip else Image.Transpose.ROTATE_270)
         width, height = height, width
-    bottom = item.y * SIZE - (_RAISED * item.size if item.pose == "jumping" else 0)
+    bottom = item.y * SIZE - (look.raised * item.size if item.pose == "jumping" else 0)
     return canvas, round(item.x * SIZE - width / 2) - pad, round(bottom - height) - pad
 
 
@@ -256,13 +279,13 @@ _SCALE = 2
 _EDGE = SIZE * _SCALE
 
 
-def _background(name: Background, seed: int) -> Image.Image:
-    painters = {
+def _background(name: Background, seed: int, look: Look) -> Image.Image:
+    painters: dict[Background, Callable[[random.Random], Image.Image]] = {
         "meadow": _meadow,
         "beach": _beach,
         "desert": _desert,
         "snow": _snow,
-        "night": _night,
+        "night": lambda rng: _night(rng, look),
         "room": _room,
     }
     if name not in painters:
@@ -363,12 +386,12 @@ def _snow(rng: random.Random) -> Image.Image:
     return image
 
 
-def _night(rng: random.Random) -> Image.Image:
+def _night(rng: random.Random, look: Look) -> Image.Image:
     image = _gradient(_jitter(rng, (14, 18, 52), 8), _jitter(rng, (58, 52, 110)))
     draw = ImageDraw.Draw(image)
     _disc(draw, rng.uniform(0.1, 0.9), rng.uniform(0.10, 0.26), 0.075, (246, 240, 214))
-    for _ in range(rng.randint(5, 8)):
-        _disc(draw, rng.uniform(0, 1), rng.uniform(0, 0.45), 0.011, (236, 236, 250))
+    for _ in range(rng.randint(*look.stars)):
+        _disc(draw, rng.uniform(0, 1), rng.uniform(0, 0.45), look.star, (236, 236, 250))
     level = rng.uniform(0.50, 0.60)
     _ridge(draw, rng, level - 0.04, 0.07, _jitter(rng, (38, 50, 92), 8))
     _ridge(draw, rng, level + 0.08, 0.05, _jitter(rng, (26, 38, 66), 8))

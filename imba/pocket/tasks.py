@@ -85,26 +85,30 @@ def _slug(text: str) -> str:
     return text.replace(" ", "-")
 
 
-def _replace(scene: Scene, name: str, index: int = 0) -> Task:
+def replaced(scene: Scene, name: str, index: int = 0) -> Task:
+    """The task of replacing an item of a scene by another object."""
     truth = _with(scene, index, name=name)
     kind = "several" if len(scene.items) > 1 else "replace"
     id = _slug(f"{kind} {scene.items[index].name} to {name}")
     return Task(id, "replace", scene, truth, index, describe(truth.items[index], sizes=False))
 
 
-def _pose(scene: Scene, pose: Pose) -> Task:
+def posed(scene: Scene, pose: Pose) -> Task:
+    """The task of giving the first item of a scene another pose."""
     truth = _with(scene, 0, pose=pose)
     id = _slug(f"pose {scene.items[0].name} {pose}")
     return Task(id, "pose", scene, truth, 0, describe(truth.items[0], sizes=False))
 
 
-def _place(scene: Scene, background: Background, seed: int) -> Task:
+def moved(scene: Scene, background: Background, seed: int) -> Task:
+    """The task of putting a scene's items before another background, whose details have a seed."""
     truth = dataclasses.replace(scene, background=background, background_seed=seed)
     place = BACKGROUNDS[background].split(maxsplit=1)[1]  # "on a beach" -> "a beach"
     return Task(_slug(f"background {scene.items[0].name} {background}"), "background", scene, truth, 0, place)
 
 
-def _add(scene: Scene, hat: Hat) -> Task:
+def added(scene: Scene, hat: Hat) -> Task:
+    """The task of giving the first item of a scene a hat."""
     return Task(_slug(f"add {scene.items[0].name} {hat}"), "add", scene, _with(scene, 0, hat=hat), 0, f"a {hat}")
 
 
@@ -116,32 +120,32 @@ def removal(scene: Scene, index: int) -> Task:
 
 
 TASKS: tuple[Task, ...] = (
-    _replace(Scene("beach", 20_000_001, (Item("apple", 0.50, 0.90, 72),)), "orange"),
-    _replace(Scene("snow", 20_000_002, (Item("car", 0.48, 0.90, 80),)), "bus"),
-    _replace(Scene("room", 20_000_003, (Item("dog", 0.52, 0.92, 78),)), "cat"),
-    _replace(Scene("desert", 20_000_004, (Item("lemon", 0.46, 0.88, 68, flip=True),)), "soccer ball"),
-    _pose(Scene("meadow", 20_000_041, (Item("teddy bear", 0.50, 0.92, 72),)), "jumping"),
-    _pose(Scene("beach", 20_000_006, (Item("duck", 0.54, 0.90, 74),)), "upside down"),
-    _pose(Scene("desert", 20_000_007, (Item("elephant", 0.48, 0.92, 76, flip=True),)), "on its side"),
-    _pose(Scene("snow", 20_000_008, (Item("penguin", 0.46, 0.92, 70),)), "jumping"),
-    _place(Scene("meadow", 20_000_009, (Item("pig", 0.50, 0.90, 80),)), "snow", 20_000_010),
-    _place(Scene("desert", 20_000_011, (Item("tractor", 0.50, 0.90, 80),)), "meadow", 20_000_012),
-    _place(Scene("room", 20_000_013, (Item("cake", 0.52, 0.92, 72),)), "night", 20_000_014),
-    _place(Scene("night", 20_000_015, (Item("cat", 0.46, 0.90, 78, flip=True),)), "beach", 20_000_016),
-    _add(Scene("meadow", 20_000_017, (Item("dog", 0.52, 0.94, 76),)), "crown"),
-    _add(Scene("room", 20_000_018, (Item("cat", 0.50, 0.94, 76, flip=True),)), "top hat"),
-    _add(Scene("snow", 20_000_019, (Item("bus", 0.50, 0.92, 76),)), "cap"),
-    _add(Scene("night", 20_000_020, (Item("duck", 0.48, 0.92, 74, flip=True),)), "crown"),
+    replaced(Scene("beach", 20_000_001, (Item("apple", 0.50, 0.90, 72),)), "orange"),
+    replaced(Scene("snow", 20_000_002, (Item("car", 0.48, 0.90, 80),)), "bus"),
+    replaced(Scene("room", 20_000_003, (Item("dog", 0.52, 0.92, 78),)), "cat"),
+    replaced(Scene("desert", 20_000_004, (Item("lemon", 0.46, 0.88, 68, flip=True),)), "soccer ball"),
+    posed(Scene("meadow", 20_000_041, (Item("teddy bear", 0.50, 0.92, 72),)), "jumping"),
+    posed(Scene("beach", 20_000_006, (Item("duck", 0.54, 0.90, 74),)), "upside down"),
+    posed(Scene("desert", 20_000_007, (Item("elephant", 0.48, 0.92, 76, flip=True),)), "on its side"),
+    posed(Scene("snow", 20_000_008, (Item("penguin", 0.46, 0.92, 70),)), "jumping"),
+    moved(Scene("meadow", 20_000_009, (Item("pig", 0.50, 0.90, 80),)), "snow", 20_000_010),
+    moved(Scene("desert", 20_000_011, (Item("tractor", 0.50, 0.90, 80),)), "meadow", 20_000_012),
+    moved(Scene("room", 20_000_013, (Item("cake", 0.52, 0.92, 72),)), "night", 20_000_014),
+    moved(Scene("night", 20_000_015, (Item("cat", 0.46, 0.90, 78, flip=True),)), "beach", 20_000_016),
+    added(Scene("meadow", 20_000_017, (Item("dog", 0.52, 0.94, 76),)), "crown"),
+    added(Scene("room", 20_000_018, (Item("cat", 0.50, 0.94, 76, flip=True),)), "top hat"),
+    added(Scene("snow", 20_000_019, (Item("bus", 0.50, 0.92, 76),)), "cap"),
+    added(Scene("night", 20_000_020, (Item("duck", 0.48, 0.92, 74, flip=True),)), "crown"),
     removal(Scene("meadow", 20_000_021, (Item("dog", 0.27, 0.90, 54), Item("car", 0.73, 0.90, 56))), 1),
     removal(Scene("room", 20_000_022, (Item("cake", 0.27, 0.92, 50), Item("cat", 0.73, 0.90, 56))), 0),
     removal(Scene("desert", 20_000_023, (Item("elephant", 0.28, 0.92, 56), Item("mushroom", 0.74, 0.90, 50))), 1),
     removal(Scene("night", 20_000_024, (Item("pig", 0.27, 0.90, 54), Item("soccer ball", 0.73, 0.92, 50))), 0),
-    _replace(Scene("beach", 20_000_025, (Item("apple", 0.28, 0.92, 54), Item("lemon", 0.73, 0.90, 52))), "orange", 0),
-    _replace(
+    replaced(Scene("beach", 20_000_025, (Item("apple", 0.28, 0.92, 54), Item("lemon", 0.73, 0.90, 52))), "orange", 0),
+    replaced(
         Scene("snow", 20_000_026, (Item("teddy bear", 0.27, 0.92, 56), Item("duck", 0.73, 0.92, 54))), "penguin", 1
     ),
-    _replace(Scene("desert", 20_000_027, (Item("car", 0.27, 0.92, 56), Item("tractor", 0.74, 0.90, 56))), "bus", 1),
-    _replace(Scene("night", 20_000_028, (Item("mushroom", 0.27, 0.92, 54), Item("orange", 0.73, 0.92, 52))), "cake", 0),
+    replaced(Scene("desert", 20_000_027, (Item("car", 0.27, 0.92, 56), Item("tractor", 0.74, 0.90, 56))), "bus", 1),
+    replaced(Scene("night", 20_000_028, (Item("mushroom", 0.27, 0.92, 54), Item("orange", 0.73, 0.92, 52))), "cake", 0),
 )
 """The tasks, in the order of ``data.json``."""
 
@@ -184,12 +188,12 @@ def _draw(kind: str, rng: random.Random) -> Task:
     scene = Scene(background, rng.randrange(2**31, 2**32), items)
     index = rng.randrange(len(items))
     if kind == "pose":
-        return _pose(scene, rng.choice([pose for pose in POSES if pose != "upright"]))
+        return posed(scene, rng.choice([pose for pose in POSES if pose != "upright"]))
     if kind == "background":
-        return _place(scene, other, rng.randrange(2**31, 2**32))
+        return moved(scene, other, rng.randrange(2**31, 2**32))
     if kind == "add":
-        return _add(scene, rng.choice(HATS))
-    return removal(scene, index) if kind == "remove" else _replace(scene, names[2], index)
+        return added(scene, rng.choice(HATS))
+    return removal(scene, index) if kind == "remove" else replaced(scene, names[2], index)
 
 
 def task(id: str) -> Task:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from editor_helpers import TINY
+from editor_helpers import make_sample
+from paths import TINY
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, silu
 
-from cpam_bench.baselines.alignment import align, refinement, replacement
-from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.alignment import align, positions, refinement, replacement
+from cpam_bench.baselines.fpe import SelfAttentionControl
+from cpam_bench.baselines.maps import tokens_at
 from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.baselines.p2p import P2P
-from cpam_bench.baselines.pnp import InjectingControl
+from cpam_bench.baselines.pnp import InjectingControl, PnP
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.inversion import invert
+from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.sampling import sample
+from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 
 STEPS = 5
@@ -46,6 +50,15 @@ def latents() -> Tensor:
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+class Known:
+    """A source of known latents."""
+
+    trajectory: Trajectory
+
+    def __init__(self, backbone: Backbone, latents: Tensor):
+        self.backbone, self.latents, self.steps = backbone, latents, STEPS
 
 
 # straight lines ------------------------------------------------------------------------------------------------------
@@ -146,6 +159,66 @@ def test_pnp(
     assert distance(ours, x) < 1e-4
 
 
+@torch.no_grad()
+def finely_inverted(backbone: Backbone, x: Tensor) -> list[Tensor]:
+    """z at t = 801, 601 ... 1 of an inversion at t = 1, 41 ... 961, and z_0."""
+    products = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).tolist()
+    null, picked = embedded(backbone, ""), [x]
+    for t in range(1, 1000, 40):
+        noise = backbone.unet(x, t, encoder_hidden_states=null).sample
+        x = moved(x, noise, products[max(t - 40, 0)], products[t])
+        if t in TIMESTEPS:
+            picked.append(x)
+    return picked[::-1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"inversion_steps": 25},
+        {"inversion_steps": 25, "trajectory": False},
+        {"inversion_steps": 0, "caption": True, "trajectory": False},
+        {"inversion_steps": 5},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_pnp_inverts_on_its_own(settings: dict[str, Any], backbone: Backbone, latents: Tensor) -> None:
+    editor = PnP(**settings)
+    source = Known(backbone, latents)
+    source.trajectory = invert(backbone, latents, STEPS)
+    prompt = SOURCE if editor.caption else ""
+    fine = editor.inversion_steps == 25
+    path = finely_inverted(backbone, latents) if fine else inverted(backbone, latents, prompt)
+    ours = editor.inverted(source, prompt).latents[::-1]  # type: ignore[arg-type]
+    assert all(distance(one, other) < 1e-4 for one, other in zip(ours, path, strict=True))
+    if not editor.trajectory:  # its source is where z_T leads back to
+        embedding, path = embedded(backbone, prompt), path[:1]
+        for step in range(STEPS):
+            noise = backbone.unet(path[-1], TIMESTEPS[step], encoder_hidden_states=embedding).sample
+            path.append(moved(path[-1], noise, *alphas(backbone, step)))
+    control = InjectingControl(backbone.unet, 2, 4)
+    straight = sample(
+        backbone,
+        Trajectory(path[::-1], backbone.schedule(STEPS)),
+        REFINED,
+        control=control,
+        negative=editor.negative_prompt,
+    )
+    task = make_sample(source_prompt=SOURCE, target_prompt=REFINED)
+    assert distance(editor.latents(task, source), straight) < 1e-4  # type: ignore[arg-type]
+
+
+def test_pnp_by_default_passes_every_level(backbone: Backbone) -> None:
+    assert backbone.schedule(PnP().inversion_steps).timesteps == list(range(999, 0, -1))
+
+
+def test_pnp_refuses_an_inversion_that_passes_over_a_level(backbone: Backbone, latents: Tensor) -> None:
+    source = Known(backbone, latents)
+    with pytest.raises(UserError, match="passes over level 201"):
+        PnP(inversion_steps=3).inverted(source, "")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("until", [4, 0])
 @torch.no_grad()
 def test_fpe(until: int, backbone: Backbone, latents: Tensor) -> None:
@@ -235,10 +308,11 @@ def test_null_text_inversion_under_inference_mode(backbone: Backbone, latents: T
     assert torch.equal(inside, end())
 
 
-def mapping(backbone: Backbone, prompt: str) -> tuple[Tensor, Tensor, list[int], list[int]]:
+def mapping(backbone: Backbone, prompt: str, words: str) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """Of each of the target's words the source's, whether it takes its attention, and where the prompts differ."""
     places, taken = torch.arange(77), torch.ones(77)
     if prompt == REPLACED:  # dog -> cat
+        taken[5] = words != "refine"
         return places, taken, [5], [5]
     # start a photo of a (red) dog (on a beach) end: "red" after the fourth word, "on a beach" after "dog"
     ids = backbone.pipeline.tokenizer(REFINED).input_ids
@@ -249,65 +323,147 @@ def mapping(backbone: Backbone, prompt: str) -> tuple[Tensor, Tensor, list[int],
     return places, taken, [], inserted
 
 
-@pytest.mark.parametrize(
-    ("prompt", "reweight", "blend"),
-    [(REPLACED, 1.0, True), (REPLACED, 2.0, False), (REFINED, 1.0, True), (REFINED, 3.0, False)],
-)
-@torch.no_grad()
-def test_p2p(prompt: str, reweight: float, blend: bool, backbone: Backbone, latents: Tensor) -> None:
-    pivot = invert(backbone, latents, STEPS, SOURCE)
-    null = invert_null_text(backbone, pivot, SOURCE, guidance=GUIDANCE, inner_steps=2)
-    editor = P2P(reweight=reweight, blend=blend)
-    control = editor.control(backbone, latents, SOURCE, prompt, STEPS)
-    ours = sample(
-        backbone,
-        null.trajectory,
-        prompt,
-        guidance=GUIDANCE,
-        control=control,
-        source_prompt=SOURCE,
-        negative=null.embeddings,
-    )
+def straight_p2p(
+    backbone: Backbone,
+    editor: P2P,
+    path: list[Tensor],
+    prompt: str,
+    nulls: list[Tensor],
+    words: tuple[list[int], list[int]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """z_0 of source and target, in four lanes as in the reference: both unconditional, then both conditional.
 
-    # Four lanes as in the reference, whose source is sampled on its own: both unconditional, then both conditional.
-    places, taken, theirs, words = mapping(backbone, prompt)
+    Args:
+        path: z_T ... z_0 of the inversion; with ``editor.trajectory`` the source is put back onto it at every step.
+        nulls: what the unconditional lanes have at each step.
+        words: positions by which to blend and reweight, if not those that differ.
+    """
+    places, taken, theirs, ours = mapping(backbone, prompt, editor.words)
+    theirs, ours = words or (theirs, ours)
     weights = torch.ones(77)
-    weights[words] = reweight
+    weights[ours] = editor.reweight
     step = 0
     store = torch.zeros(2, 4 * 4)
+    largest = {"half": 8 * 8, "quarter": 4 * 4}[editor.self_edge]  # 32x32 or 16x16 of 64x64 tokens
+    until = int(editor.self_replace * STEPS), int(editor.cross_replace * (STEPS + 1))
 
     def edit(name: str, maps: Tensor) -> Tensor:
         source, target = maps[2], maps[3]
-        if ".attn1." in name and step < 2 and maps.shape[2] <= 4 * 4:  # 0.4 of 5 steps, 16x16 of 64x64 tokens
+        if ".attn1." in name and step < until[0] and maps.shape[2] <= largest:
             target = source
-        if ".attn2." in name and step < 4:  # 0.8 of 5 + 1 steps
+        if ".attn2." in name and step < until[1]:
             target = (source[..., places] * taken + target * (1 - taken)) * weights
         if ".attn2." in name and maps.shape[2] == 4 * 4 and "mid" not in name:
             store[0] += source[..., theirs].sum(-1).mean(0)
-            store[1] += target[..., words].sum(-1).mean(0)
+            store[1] += target[..., ours].sum(-1).mean(0)
         return torch.stack([maps[0], maps[1], source, target])
 
-    source = target = pivot.latents[-1].clone()
-    blended = []
+    source = target = path[0].clone()
+    texts = [embedded(backbone, SOURCE), embedded(backbone, prompt)]
     with edited(backbone, edit):
         for step in range(STEPS):
             batch = torch.cat([source, target, source, target])
-            conditions = torch.cat(
-                [null.embeddings[step]] * 2 + [embedded(backbone, SOURCE), embedded(backbone, prompt)]
-            )
+            conditions = torch.cat([nulls[step], nulls[step], *texts])
             noise = backbone.unet(batch, TIMESTEPS[step], encoder_hidden_states=conditions).sample
             guided = noise[:2] + GUIDANCE * (noise[2:] - noise[:2])
             source, target = moved(torch.cat([source, target]), guided, *alphas(backbone, step)).split(1)
-            if blend and step >= 1:
+            if editor.trajectory:
+                source = path[step + 1]
+            if editor.blend and step >= 1:
                 maps = interpolate(max_pool2d(store.reshape(2, 1, 4, 4), (3, 3), (1, 1), padding=(1, 1)), size=(16, 16))
                 maps = maps / maps.max(2, keepdims=True)[0].max(3, keepdims=True)[0]
-                mask = maps.gt(0.3).any(0).float()
-                blended.append(mask.mean().item())
+                mask = maps.gt(editor.blend_threshold).any(0).float()
+                assert mask.mean() > 0
                 target = source + mask * (target - source)
+    return source, target
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [
+        (REPLACED, {}),
+        (REPLACED, {"reweight": 2.0, "blend": False}),
+        (REFINED, {"self_edge": "quarter"}),
+        (REFINED, {"reweight": 3.0, "blend": False}),
+        (REPLACED, {"trajectory": True}),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_p2p(prompt: str, settings: dict[str, Any], backbone: Backbone, latents: Tensor) -> None:
+    editor = P2P(inner_steps=2, **settings)
+    task = make_sample(source_prompt=SOURCE, target_prompt=prompt)
+    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    pivot = invert(backbone, latents, STEPS, SOURCE)
+    null = invert_null_text(backbone, pivot, SOURCE, guidance=GUIDANCE, inner_steps=2)
+    source, target = straight_p2p(backbone, editor, pivot.latents[::-1], prompt, null.embeddings)
     assert distance(ours, target) < 1e-4
     assert distance(target, source) > 1e-3
-    if blend:
-        assert blended and max(blended) > 0
+
+
+@pytest.mark.parametrize("prompt", [REPLACED, REFINED])
+@torch.no_grad()
+def test_the_edge_up_to_which_p2p_takes_self_attention_matters(
+    prompt: str, backbone: Backbone, latents: Tensor
+) -> None:
+    pivot = invert(backbone, latents, STEPS, SOURCE)
+    half, quarter = (
+        sample(
+            backbone,
+            pivot,
+            prompt,
+            control=P2P(blend=False, self_edge=edge).control(backbone, latents, SOURCE, prompt, STEPS),  # type: ignore[arg-type]
+            source_prompt=SOURCE,
+        )
+        for edge in ("half", "quarter")
+    )
+    assert distance(half, quarter) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"inversion": "ddim"},
+        {"inversion": "negative-prompt"},
+        {"inversion": "ddim", "trajectory": True},
+        {"inversion": "negative-prompt", "trajectory": True},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_p2p_on_other_inversions(settings: dict[str, Any], backbone: Backbone, latents: Tensor) -> None:
+    """DDIM, negative-prompt (Miyake et al.) and direct inversion (Ju et al.), with the source's lane guided as well."""
+    editor = P2P(**settings)
+    task = make_sample(source_prompt=SOURCE, target_prompt=REPLACED)
+    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    null = embedded(backbone, SOURCE if editor.inversion == "negative-prompt" else "")
+    path = inverted(backbone, latents, SOURCE)
+    source, target = straight_p2p(backbone, editor, path, REPLACED, [null] * STEPS)
+    assert distance(ours, target) < 1e-4
+    assert (distance(source, latents) < 1e-6) == editor.trajectory
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "words"),
+    [
+        (REPLACED, {"blend_by": "annotation", "reweight": 2.0, "words": "refine"}, ([3], [2])),  # "of", "photo"
+        (REFINED, {"blend_by": "object", "blend_threshold": 0.9}, ([5], [6])),  # "dog", which stays
+    ],
+)
+@torch.no_grad()
+def test_p2p_blends_by_chosen_words(
+    prompt: str, settings: dict[str, Any], words: tuple[list[int], list[int]], backbone: Backbone, latents: Tensor
+) -> None:
+    editor = P2P(inversion="ddim", trajectory=True, **settings)
+    task = make_sample(
+        source_prompt=SOURCE, target_prompt=prompt, object_prompt="a red dog", edited_words=("of", "photo")
+    )
+    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    path, null = inverted(backbone, latents, SOURCE), embedded(backbone, "")
+    _, target = straight_p2p(backbone, editor, path, prompt, [null] * STEPS, words)
+    assert distance(ours, target) < 1e-4
+    otherwise = replace(editor, blend_by="difference").latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    assert distance(ours, otherwise) > 1e-3
 
 
 # alignment -----------------------------------------------------------------------------------------------------------
@@ -345,3 +501,32 @@ def test_prompts_longer_than_the_encoder_are_cut(words: Any, backbone: Backbone)
 def test_the_same_prompt_twice_differs_nowhere(backbone: Backbone) -> None:
     alignment = align(backbone, SOURCE, SOURCE)
     assert torch.equal(alignment.shares, torch.eye(77)) and alignment.source == alignment.target == []
+
+
+def test_positions_of_words(backbone: Backbone) -> None:
+    prompt = "a photo of a photographer's dog , a dog"  # the fourth word is several tokens
+    tokens = len(backbone.pipeline.tokenizer("photographer's", add_special_tokens=False).input_ids)
+    assert tokens > 1
+    assert positions(backbone, prompt, {"dog"}) == [5 + tokens, 8 + tokens]
+    assert positions(backbone, prompt, {"photographer's"}) == list(range(5, 5 + tokens))
+    assert positions(backbone, prompt, {"cat"}) == []
+    assert max(positions(backbone, " ".join(["dog"] * 100), {"dog"})) == 75
+
+
+def test_no_annotation_is_neither_blended_nor_reweighted(backbone: Backbone, latents: Tensor) -> None:
+    control = P2P(blend_by="annotation", reweight=2.0).control(backbone, latents, SOURCE, REPLACED, STEPS)
+    assert control.blend is None and torch.equal(torch.as_tensor(control.weights), torch.ones(77))
+
+
+def test_the_settings_of_pie_bench_have_a_name() -> None:
+    label, editor = registry.make("p2p-nti:preset=pie-bench,inversion=ddim,trajectory=true")
+    assert label == "p2p-nti:inversion=ddim,preset=pie-bench,trajectory=true"
+    assert editor == P2P(
+        inversion="ddim",
+        trajectory=True,
+        cross_replace=0.4,
+        self_replace=0.6,
+        words="refine",
+        reweight=2.0,
+        blend_by="annotation",
+    )

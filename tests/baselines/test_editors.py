@@ -21,7 +21,7 @@ from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.common.labels import build
 from cpam_bench.imba.errors import UserError
 
-STEPS = 2
+STEPS = 3
 CAPTION = "a photo of an apple on a beach"
 
 EDITORS, BROKEN = registry.load_all()
@@ -29,6 +29,7 @@ EDITORS, BROKEN = registry.load_all()
 SETTINGS = {
     "masactrl": "step=1",
     "p2p-nti": "inner_steps=1",
+    "pnp": "inversion_steps=0",
     "pix2pix-zero": "rounds=1,rolls=1",
     "imagic": "embedding_steps=1,model_steps=1",
 }
@@ -53,11 +54,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
 REFUSED = {
     ("p2p-nti", "two stages"): "quarter",
     ("leditspp", "two stages"): "quarter",
-    ("leditspp", "uneven latents"): "divisible by 32",
     ("pnp", "no attention in the decoder"): "decoder",
 } | {
     (name, "self-attention alone"): "transformer block"
-    for name in ("cpam", "cpam-release", "masactrl", "pnp", "fpe", "p2p-nti", "pix2pix-zero")
+    for name in ("cpam", "cpam-release", "masactrl", "pnp", "fpe", "p2p-nti", "pix2pix-zero", "leditspp")
 }
 """Editors that cannot work with a backbone, and words of the reason that they give."""
 
@@ -167,12 +167,12 @@ def test_mask_control_is_what_it_says(name: str, backbone: Backbone) -> None:
     other[8:60, 8:60] = True
 
     def hears(editor: Any) -> bool:
-        return not np.array_equal(edit(editor, backbone), edit(editor, backbone, mask=other))
+        return not np.array_equal(edit(editor, backbone), edit(editor, backbone, region=other))
 
     editor = make(name)
     if not editor.capabilities.mask_control:
         assert not hears(editor)
-        assert edit(editor, backbone, mask=None).shape == (128, 128, 3)
+        assert edit(editor, backbone, region=None).shape == (128, 128, 3)
         return
     switches = [field.name for field in dataclasses.fields(editor) if isinstance(field.default, bool)]
     turned = (dataclasses.replace(editor, **{switch: not getattr(editor, switch)}) for switch in switches)
@@ -213,3 +213,12 @@ def half() -> Backbone:
 def test_latents_that_are_not_square_are_refused() -> None:
     with pytest.raises(UserError, match="square"):
         small_backbone(sample_size=(16, 24))
+
+
+def test_ddim_pasted_back_is_ddim_inside_the_mask_and_the_source_outside(backbone: Backbone) -> None:
+    sample = make_sample()
+    source = Source(sample, backbone, STEPS)
+    pasted, free = (np.asarray(make(name).edit(sample, source, 0)) for name in ("ddim-paste", "ddim"))
+    assert source.mask is not None
+    assert (pasted[~source.mask] == np.asarray(source.image)[~source.mask]).all()
+    assert (pasted[source.mask] == free[source.mask]).all()

@@ -1,23 +1,11 @@
-"""The editors around diffusers' pipelines give, to the pixel, what those pipelines give by hand."""
+"""Editors that draw at random: what they leave behind and what they refuse; and Imagic, on diffusers' pipeline."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMInverseScheduler,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    LEditsPPPipelineStableDiffusion,
-    StableDiffusionDiffEditPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionPix2PixZeroPipeline,
-)
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from paths import TINY
 from PIL import Image
 from torch import Tensor
@@ -27,11 +15,12 @@ from cpam_bench.baselines.diffedit import DiffEdit
 from cpam_bench.baselines.imagic import Imagic
 from cpam_bench.baselines.leditspp import LEditsPP
 from cpam_bench.baselines.pipelines import pipeline
-from cpam_bench.baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, objects
+from cpam_bench.baselines.pix2pix_zero import Pix2PixZero
 from cpam_bench.baselines.sdedit import SDEdit
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.scenes import Item, Scene, render
 from cpam_bench.imba.sample import Sample
@@ -61,7 +50,7 @@ def sample() -> Sample:
     return Sample(
         id="apple-orange",
         image=scene.image,
-        mask=scene.masks[0],
+        region=scene.masks[0],
         target_prompt="a photo of an orange on a beach",
         source_prompt="a photo of an apple on a beach",
     )
@@ -87,129 +76,11 @@ def ddim() -> DDIMScheduler:
     )
 
 
-def by_hand(kind: type, parts: StableDiffusionPipeline, scheduler: object = None, **more: object) -> object:
-    made = kind(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        scheduler=scheduler or ddim(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        **more,
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
 def drawn() -> torch.Generator:
     return torch.Generator("cpu").manual_seed(SEED)
 
 
 # agreement -----------------------------------------------------------------------------------------------------------
-
-
-def test_sdedit(backbone: Backbone, parts: StableDiffusionPipeline, sample: Sample) -> None:
-    wanted = by_hand(StableDiffusionImg2ImgPipeline, parts)(  # type: ignore[operator]
-        prompt=sample.target_prompt,
-        image=backbone.fit(sample.read_image()),
-        strength=0.75,
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-        generator=drawn(),
-    ).images[0]
-    assert same(edit(SDEdit(), backbone, sample), wanted)
-    assert not same(edit(SDEdit(strength=0.5), backbone, sample), wanted)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_diffedit(backbone: Backbone, parts: StableDiffusionPipeline, sample: Sample, masked: bool) -> None:
-    made = by_hand(
-        StableDiffusionDiffEditPipeline, parts, inverse_scheduler=DDIMInverseScheduler.from_config(ddim().config)
-    )
-    image, random = backbone.fit(sample.read_image()), drawn()
-    if masked:
-        small = backbone.fit_mask(sample.read_mask())[::8, ::8]  # nearest neighbour by a factor of 8
-        mask = Image.fromarray(small.astype(np.uint8) * 255)
-    else:
-        mask = made.generate_mask(  # type: ignore[attr-defined]
-            image=image,
-            source_prompt="",
-            target_prompt=sample.target_prompt,
-            num_maps_per_mask=10,
-            mask_encode_strength=0.5,
-            mask_thresholding_ratio=2.0,  # above the mean: a random denoiser's map has no peaks
-            num_inference_steps=STEPS,
-            generator=random,
-        )
-        assert 0 < mask.mean() < 1
-    latents = made.invert(  # type: ignore[attr-defined]
-        image=image, prompt="", inpaint_strength=0.8, num_inference_steps=STEPS, guidance_scale=1, generator=random
-    ).latents
-    wanted = made(  # type: ignore[operator]
-        prompt=sample.target_prompt,
-        mask_image=mask,
-        image_latents=latents,
-        inpaint_strength=0.8,
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-    ).images[0]
-    assert same(edit(DiffEdit(masked=masked, threshold_ratio=2.0), backbone, sample), wanted)
-    assert not same(edit(DiffEdit(masked=not masked, threshold_ratio=2.0), backbone, sample), wanted)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_leditspp(backbone: Backbone, parts: StableDiffusionPipeline, sample: Sample, masked: bool) -> None:
-    solver = DPMSolverMultistepScheduler.from_config(ddim().config, algorithm_type="sde-dpmsolver++", solver_order=2)
-    made = by_hand(LEditsPPPipelineStableDiffusion, parts, solver)
-    before = dict(parts.unet.attn_processors)
-    mask = torch.from_numpy(backbone.fit_mask(sample.read_mask())[::8, ::8]).float()[None, None] if masked else None
-    made.invert(  # type: ignore[attr-defined]
-        image=backbone.fit(sample.read_image()), num_inversion_steps=STEPS, skip=0.1, generator=drawn()
-    )
-    wanted = made(  # type: ignore[operator]
-        editing_prompt=[sample.target_prompt], edit_guidance_scale=10.0, edit_threshold=0.75, user_mask=mask
-    ).images[0]
-    parts.unet.set_attn_processor(before)
-    assert same(edit(LEditsPP(masked=masked), backbone, sample), wanted)
-    for other in (LEditsPP(masked=not masked), LEditsPP(masked=masked, intersect=False)):
-        assert not same(edit(other, backbone, sample), wanted)
-
-
-def test_pix2pix_zero(backbone: Backbone, parts: StableDiffusionPipeline, sample: Sample) -> None:
-    made = by_hand(
-        StableDiffusionPix2PixZeroPipeline,
-        parts,
-        inverse_scheduler=DDIMInverseScheduler.from_config(ddim().config),
-        caption_generator=None,
-        caption_processor=None,
-    )
-    before, random = dict(parts.unet.attn_processors), drawn()
-    noise = made.invert(  # type: ignore[attr-defined]
-        prompt=sample.source_prompt,
-        image=backbone.fit(sample.read_image()),
-        num_inference_steps=STEPS,
-        lambda_auto_corr=20.0,
-        lambda_kl=20.0,
-        num_reg_steps=5,
-        num_auto_corr_rolls=5,
-        generator=random,
-    ).latents
-    wanted = made(  # type: ignore[operator]
-        prompt=sample.source_prompt,
-        source_embeds=made.get_embeds([text.format("an apple") for text in TEMPLATES]),  # type: ignore[attr-defined]
-        target_embeds=made.get_embeds([text.format("an orange") for text in TEMPLATES]),  # type: ignore[attr-defined]
-        num_inference_steps=STEPS,
-        guidance_scale=5.0,
-        negative_prompt=sample.source_prompt,
-        cross_attention_guidance_amount=0.1,
-        latents=noise,
-        generator=random,
-    ).images[0]
-    parts.unet.set_attn_processor(before)
-    parts.unet.requires_grad_(False)
-    assert same(edit(Pix2PixZero(), backbone, sample), wanted)
 
 
 def test_imagic_is_three_straight_lines(
@@ -260,6 +131,12 @@ def test_imagic_is_three_straight_lines(
     assert np.abs(difference).max() <= 1  # rounding
 
 
+def test_imagic_has_the_numbers_of_its_paper_and_of_its_pipeline_under_a_name() -> None:
+    paper = registry.make("imagic:preset=paper")[1]
+    assert paper == Imagic(embedding_steps=1000, embedding_rate=2e-3, model_steps=1500, model_rate=5e-7, alpha=0.7)
+    assert registry.make("imagic:preset=pipeline") == ("imagic", Imagic())
+
+
 # the backbone --------------------------------------------------------------------------------------------------------
 
 QUICK = [
@@ -294,13 +171,14 @@ def test_seeded_and_silent_and_the_backbone_as_before(
         # All of them decode last, so that everything else has happened.
         monkeypatch.setattr(backbone.pipeline.vae, "decode", stop)
         with pytest.raises(RuntimeError, match="stop"):
-            edit(editor, backbone, sample, steps=2)
+            edit(editor, backbone, sample, steps=3)
         monkeypatch.undo()
     else:
-        first = edit(editor, backbone, sample, steps=2)
+        first = edit(editor, backbone, sample, steps=3)
         torch.manual_seed(5)
-        assert same(edit(editor, backbone, sample, steps=2), first)
-        assert not same(edit(editor, backbone, sample, seed=SEED + 1, steps=2), first)
+        assert same(edit(editor, backbone, sample, steps=3), first)
+        if not getattr(editor, "masked", False):  # DiffEdit draws for its own mask alone
+            assert not same(edit(editor, backbone, sample, seed=SEED + 1, steps=3), first)
         assert first.mode == "RGB" and first.size == (backbone.resolution,) * 2
         assert "".join(capfd.readouterr()) == ""  # no bars, no warnings
     assert backbone.fingerprint == weights
@@ -313,7 +191,7 @@ def test_seeded_and_silent_and_the_backbone_as_before(
 @pytest.mark.parametrize("editor", QUICK, ids=lambda editor: editor.name)
 def test_half_precision(editor: Editor, half: Backbone, sample: Sample) -> None:
     weights = half.fingerprint
-    edited = np.asarray(edit(editor, half, sample, steps=2))
+    edited = np.asarray(edit(editor, half, sample, steps=3))
     assert edited.std() > 1 and half.fingerprint == weights
     assert half.unet.dtype == torch.bfloat16
 
@@ -391,52 +269,6 @@ def test_bad_parameters(kind: type, settings: dict[str, float]) -> None:
         kind(**settings)
 
 
-def test_pix2pix_zero_needs_a_caption(backbone: Backbone, sample: Sample) -> None:
-    bare = Sample("bare", sample.image, None, "an orange")
-    with pytest.raises(UserError, match="sample bare: no source_prompt"):
-        edit(Pix2PixZero(), backbone, bare)
-
-
-def test_pix2pix_zero_banks(backbone: Backbone, sample: Sample, tmp_path: Path) -> None:
-    path = tmp_path / "bank.json"
-    path.write_text(json.dumps({"source": [*TEMPLATES], "target": [text.format("an orange") for text in TEMPLATES]}))
-    plain = edit(Pix2PixZero(rounds=0), backbone, sample, steps=2)
-    editor = Pix2PixZero(rounds=0, bank=str(path))
-    assert same(edit(editor, backbone, sample, steps=2), plain)
-    hashed = editor.inputs(sample)
-    path.write_text(json.dumps({"source": ["a dog"], "target": ["a {}", "a cat"]}))
-    assert not same(edit(editor, backbone, sample, steps=2), plain)
-    assert set(hashed) == {"bank_sha256"} and editor.inputs(sample) != hashed
-    for text in (
-        "[1]",
-        '{"source": ["a"]}',
-        '{"source": [], "target": ["a"]}',
-        '{"source": "a", "target": ["a"]}',
-        "{",
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=r"bank .*bank\.json"):
-            Pix2PixZero(bank=str(path))
-    with pytest.raises(UserError, match="bank /no/such"):
-        Pix2PixZero(bank="/no/such")
-
-
-@pytest.mark.parametrize(
-    ("caption", "prompt", "wanted"),
-    [
-        ("a photo of an apple on a beach", "a photo of an orange on a beach", ("an apple", "an orange")),
-        ("a photo of a duck on a beach", "a photo of a duck upside down on a beach", ("a duck", "a duck upside down")),
-        ("a photo of a pig in a meadow", "a photo of a pig in the snow", ("a meadow", "the snow")),
-        ("A photo of a cake in a room", "a photo of a cake at night.", ("a cake in a room", "a cake at night")),
-        ("a photo of a cake and a cat in a room", "a photo of a cat in a room", ("a cake and a cat", "a cat")),
-        ("two cats on grass", "a sitting dog", ("two cats on grass", "a sitting dog")),
-        ("a photo of a dog", "a photo of a dog", ("a dog", "a dog")),
-    ],
-)
-def test_objects(caption: str, prompt: str, wanted: tuple[str, str]) -> None:
-    assert objects(caption, prompt) == wanted
-
-
 def test_backbones_that_predict_something_else_are_refused(
     backbone: Backbone, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -445,7 +277,7 @@ def test_backbones_that_predict_something_else_are_refused(
     )
     for editor in QUICK:
         with pytest.raises(UserError, match="predicts 'sample'; epsilon and v_prediction are supported"):
-            edit(editor, backbone, sample, steps=2)
+            edit(editor, backbone, sample, steps=3)
 
 
 def test_an_edit_that_diverges_is_no_black_picture(
@@ -454,7 +286,7 @@ def test_an_edit_that_diverges_is_no_black_picture(
     decode = backbone.pipeline.vae.decode
     monkeypatch.setattr(backbone.pipeline.vae, "decode", lambda latents, **more: decode(latents * torch.nan, **more))
     with pytest.raises(ValueError, match="diverged"):
-        edit(SDEdit(), backbone, sample, steps=2)
+        edit(Imagic(embedding_steps=1, model_steps=1), backbone, sample, steps=2)
 
 
 def test_a_pipeline_leaves_the_networks_on_an_exception(backbone: Backbone) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 import cpam_bench.imba.dataset
-from cpam_bench.baselines.fpe import SelfAttentionControl, tokens_at
+from cpam_bench.baselines.fpe import SelfAttentionControl
+from cpam_bench.baselines.maps import tokens_at
 from cpam_bench.baselines.masactrl import MutualControl
 from cpam_bench.baselines.p2p import P2P
 from cpam_bench.baselines.pnp import InjectingControl
@@ -29,6 +30,7 @@ from cpam_bench.cpam.sampling import sample as denoise
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.store.store import Store
 
 
@@ -105,7 +107,7 @@ def outside(backbone: Backbone, steps: int, limit: int) -> None:
     data = cpam_bench.imba.dataset.load("pocket").first(limit)
     editors = dict(registry.make(label) for label in ("cpam", "masactrl"))
     with tempfile.TemporaryDirectory() as folder:
-        run = runner.describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)
+        run = describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)
         store = Store.create_or_resume(Path(folder), run)
         inside = 0.0
         taken = seconds(lambda: runner.run(store, data.samples, editors, backbone, progress=False))

@@ -2,7 +2,7 @@
 
 Opens the page from its file in headless Chromium, at the desk and on a phone, and measures when it first paints, what
 the console says, what is asked for outside the report's folder, and what axe-core finds.  ``--pictures`` also takes the
-README's screenshots, of the report of the run itself.
+manual's screenshots, of the report of the run itself.
 
     cpam-bench run --out results/runs/pocket-pocket
     python tests/benchmarks/report_load.py results/runs/pocket-pocket [--out FILE.json] [--pictures results/pictures]
@@ -64,7 +64,7 @@ def measure(browser: Any, report: Path, device: dict[str, Any], rounds: int) -> 
 
 
 def take_pictures(browser: Any, report: Path, folder: Path) -> None:
-    """The README's screenshots: the top of the page and a sample, at the desk and on a phone."""
+    """The manual's screenshots: the top of the page and a sample, at the desk and on a phone."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, device, height in (("report.png", DESK, 2240), ("report_phone.png", PHONE, 1500)):
         shown = {**device, "viewport": {**device["viewport"], "height": height}}
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--edge", type=int, help="enlarge the pictures to this edge, as 512")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    parser.add_argument("--pictures", type=Path, help="folder for the README's screenshots")
+    parser.add_argument("--pictures", type=Path, help="folder for the manual's screenshots")
     options = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("no Chromium (apt-get install chromium, or set CHROMIUM)")

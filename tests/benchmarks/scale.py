@@ -38,9 +38,13 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.analysis.leaderboard import failed_note
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
+from cpam_bench.eval.run.cluster import Ray
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.run.executor import Executor, Serial
+from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 METHODS = ("cpam", "masactrl", "ddim")
@@ -80,7 +84,7 @@ class Bench:
             submit(worker, unit)
 
         executor.submit = noting  # type: ignore[method-assign]
-        description = runner.describe_run(
+        description = describe_run(
             {}, self.data, self.data.samples, self.backbone, editors, steps=self.steps, seed=0, batch=self.batch
         )
         with locked(folder):
@@ -143,12 +147,13 @@ def workers(bench: Bench, place: Path, engine: str) -> dict[str, Any]:
 
 
 def sharing(bench: Bench, place: Path) -> dict[str, Any]:
-    labels = ("reconstruction", *METHODS, "pnp", "fpe")  # all that start from the shared inversion
+    labels = ("reconstruction", *METHODS, "pnp:inversion_steps=0", "fpe")  # all that start from the shared inversion
     alone = {}
     bench.run(place / "warm", made(labels[0]))
     for label in labels:
         _, alone[label] = bench.run(place / label, made(label))
     _, together = bench.run(place / "together", made(*labels))
+    _, own = bench.run(place / "own", made("pnp"))
     edits = Store.open(place / "together").edits()[0]
     return {
         "methods": list(labels),
@@ -157,6 +162,7 @@ def sharing(bench: Bench, place: Path) -> dict[str, Any]:
         "seconds_together": round(together, 2),
         "ratio": round(together / sum(alone.values()), 3),
         "inversions": sum(edit.inversion == "computed" for edit in edits),
+        "pnp_own_inversion_over_shared": round(own / alone["pnp:inversion_steps=0"], 2),  # 999 steps
     }
 
 

@@ -11,7 +11,10 @@ from report_runs import HOSTILE, fabricate, pocket_material
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
 pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (pip install axe-playwright-python)")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)"),
+]
 
 from cpam_bench.eval.report.page import write_report  # noqa: E402
 

@@ -26,10 +26,13 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 
 from cpam_bench.imba.dataset import load, validate  # noqa: E402
 
-PICTURES = os.environ.get("STUDIO_PICTURES")  # a folder for the screenshot of the README, then of the pocket backbone
+PICTURES = os.environ.get("STUDIO_PICTURES")  # a folder for the manual's screenshot, then of the pocket backbone
 BACKBONE, STEPS = ("pocket", "50") if PICTURES else (str(TINY), "3")
 PATIENCE = 120_000  # milliseconds, for machines that are busy
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,8 +24,11 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 
 from cpam_bench.eval.study import database, design, ratings  # noqa: E402
 
-PICTURES = os.environ.get("STUDY_PICTURES")  # a folder for the screenshots of the README
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)")
+PICTURES = os.environ.get("STUDY_PICTURES")  # a folder for the manual's screenshots
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium, or set CHROMIUM)"),
+]
 
 
 @pytest.fixture

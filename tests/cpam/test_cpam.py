@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -79,6 +81,45 @@ def test_masks_that_leave_no_key_use_all(attention: tuple[Tensor, ...], retain: 
     assert preserve(q, k, v, region(full, full, 64), retain).isfinite().all()
 
 
+def test_masks_that_leave_no_key_may_be_attended_to_uniformly(attention: tuple[Tensor, ...]) -> None:
+    """Where M_s fills a layer and M_t does not: plain attention, or a softmax over equally masked scores."""
+    q, k, v, source, target = attention
+    filled = region(torch.ones_like(source), target, 64)
+    assert not len(filled.background_keys) and len(filled.outside)
+    plain, uniform = (preserve(q, k, v, filled, False, uniform) for uniform in (False, True))
+    scores = q @ k[:1].mT * q.shape[-1] ** -0.5
+    masked_alike = (scores + torch.finfo(scores.dtype).min).softmax(-1) @ v[:1]
+    for lane in (1, 2):
+        outside = filled.outside
+        assert torch.allclose(plain[lane][:, outside], (scores.softmax(-1) @ v[:1])[lane][:, outside], atol=1e-5)
+        assert torch.allclose(uniform[lane][:, outside], masked_alike[lane][:, outside], atol=1e-5)
+        assert torch.equal(plain[lane][:, filled.inside], uniform[lane][:, filled.inside])
+
+
+@pytest.mark.parametrize(
+    ("editor", "refined", "retained"),
+    [
+        (CPAM(), set(), {"replace", "pose", "remove", "add"}),
+        (CPAM(refine=True), {"replace", "pose"}, {"replace", "pose", "remove", "add"}),
+        (CPAMRelease(), {"replace", "pose", "background", "add"}, set(get_args(Kind))),
+        (CPAMRelease(refine=False), set(), set(get_args(Kind))),
+    ],
+    ids=str,
+)
+def test_which_kinds_are_refined_and_which_retain(
+    editor: CPAM, refined: set[str], retained: set[str], backbone: Backbone
+) -> None:
+    controls = {}
+    for kind in get_args(Kind):
+        sample = make_sample(kind=kind, retain_object=True)
+        controls[kind] = editor.control(sample, Source(sample, backbone, 2))
+    assert {kind for kind, control in controls.items() if control.refinement} == refined
+    assert {kind for kind, control in controls.items() if control.retain} == retained
+    assert {control.uniform for control in controls.values()} == {isinstance(editor, CPAMRelease)}
+    thresholds = {(c.refinement.start_step, c.refinement.threshold) for c in controls.values() if c.refinement}
+    assert thresholds <= {(1, 0.45)}
+
+
 def test_localization_is_equation_4(attention: tuple[Tensor, ...]) -> None:
     q, _, _, source, target = attention
     k, v = (torch.randn(3, 2, 7, 8, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
@@ -119,6 +160,22 @@ def test_hull_fills_what_lies_between() -> None:
     assert not hull[12, 48]
 
 
+def test_pictures_are_brought_to_the_resolution_by_a_filter(backbone: Backbone) -> None:
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (77, 190, 3), dtype=np.uint8))
+    size = (backbone.resolution, backbone.resolution)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    nearest = torch.nn.functional.interpolate(pixels, size)[0].permute(1, 2, 0).numpy()  # as MasaCtrl's load_image
+    wanted = {
+        "bicubic": np.asarray(picture.resize(size, Image.Resampling.BICUBIC)),
+        "lanczos": np.asarray(picture.resize(size, Image.Resampling.LANCZOS)),
+        "nearest": nearest,
+    }
+    for filter, expected in wanted.items():
+        assert np.array_equal(replace(backbone, resize=filter).fit(picture), expected)
+    assert backbone.resize == "bicubic"
+
+
 # the editors ---------------------------------------------------------------------------------------------------------
 
 EDITORS: list[Editor] = [
@@ -147,7 +204,7 @@ def test_editors_are_deterministic_and_caption_free(editor: Editor, backbone: Ba
 def test_mask_control(editor: Editor, uses_mask: bool, backbone: Backbone) -> None:
     other = np.zeros((128, 128), bool)
     other[8:60, 8:60] = True
-    assert np.array_equal(edit(editor, backbone), edit(editor, backbone, mask=other)) != uses_mask
+    assert np.array_equal(edit(editor, backbone), edit(editor, backbone, region=other)) != uses_mask
 
 
 def test_identity_is_the_source(backbone: Backbone) -> None:
@@ -168,9 +225,9 @@ def test_normal_layers_are_drawn_by_the_seed(backbone: Backbone) -> None:
 @pytest.mark.parametrize("editor", [CPAM(), MasaCtrl(masked=True)], ids=str)
 def test_a_missing_or_empty_mask_is_named(editor: Editor, backbone: Backbone) -> None:
     with pytest.raises(UserError, match="apple-orange"):
-        edit(editor, backbone, mask=None)
+        edit(editor, backbone, region=None)
     with pytest.raises(UserError, match="apple-orange"):
-        edit(editor, backbone, mask=np.zeros((128, 128), bool))
+        edit(editor, backbone, region=np.zeros((128, 128), bool))
 
 
 def test_pipeline_edits_one_picture(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from paths import POCKET
 from PIL import Image
 
-from cpam_bench.eval.store.store import Edit, Run, Store, Task
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Method, Run, Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_json, write_rows
 
 METHODS = ("cpam", "masactrl", "sdedit", "pnp", "fpe", "diffedit", "pix2pix-zero", "leditspp", "imagic", "p2p-nti")
@@ -67,21 +68,21 @@ def fabricate(folder: Path, material: Sequence[Material], samples: int, methods:
     labels = [METHODS[i] if i < len(METHODS) else f"cpam:guidance={i}" for i in range(methods)]
     ids = [f"{i:03d}-{material[i % len(material)].task.id}" for i in range(samples)]
     described = {
-        label: {
-            "method": label.partition(":")[0],
-            "title": TITLES[i % len(TITLES)],
-            "edits": True,
-            "parameters": {"guidance": 7.5, "note": HOSTILE},
-            "reference": "made up for a test",
-            "package": "cpam-bench 0",
-        }
+        label: Method(
+            method=label.partition(":")[0],
+            title=TITLES[i % len(TITLES)],
+            edits=True,
+            parameters={"guidance": 7.5, "note": HOSTILE},
+            reference="made up for a test",
+            package="cpam-bench 0",
+        )
         for i, label in enumerate(labels)
     }
     edge = material[0].source.width
     run = Run(
         arguments={"methods": ",".join(labels)},
-        dataset={"name": "pocket", "fingerprint": "f" * 64, "pocket": True},
-        backbone={"name": "pocket", "weights": {"unet": "a" * 64}, "resolution": edge, "pocket": True},
+        dataset=DataSet("pocket", "f" * 64, True),
+        backbone=BackboneFacts("pocket", {"unet": "a" * 64}, edge, True),
         steps=50,
         seed=seed,
         dtype="float32",

@@ -17,7 +17,10 @@ from PIL import Image
 
 from cpam_bench.cpam.editing import Capabilities, parameter
 from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.store.store import Run, Store, locked
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.records import Run
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 RESOLUTION = 64
@@ -30,6 +33,7 @@ class FakeBackbone:
     resolution = RESOLUTION
     device = "cpu"
     is_pocket = True
+    resize = "bicubic"
     fingerprint: ClassVar[dict[str, str]] = {"unet": "a" * 64}
 
     def fit(self, image: Image.Image) -> Image.Image:
@@ -142,7 +146,7 @@ def editors(*chosen: Any) -> dict[str, Any]:
 def described(chosen: Mapping[str, Any], todo: list[Sample], **changes: Any) -> Run:
     data = SimpleNamespace(name="test", fingerprint="f" * 64, is_pocket=True)
     settings: dict[str, Any] = {"steps": 5, "seed": 0} | changes
-    return runner.describe_run({"methods": list(chosen)}, data, todo, FakeBackbone(), chosen, **settings)
+    return describe_run({"methods": list(chosen)}, data, todo, FakeBackbone(), chosen, **settings)
 
 
 def run_all(folder: Path, chosen: Mapping[str, Any], todo: list[Sample], **changes: Any) -> list[runner.Failure]:

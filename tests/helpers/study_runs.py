@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from cpam_bench.eval.store.store import Edit, Run, Store, Task
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Method, Run, Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.pocket.scenes import OBJECTS, caption, render, sample_scene
 
 
@@ -16,8 +17,8 @@ def make_run(folder: Path, methods: list[str], samples: int, failed: tuple[tuple
     """A run of `samples` scenes in which the first object is replaced; each method blurs and tints it differently."""
     rng = random.Random(0)
     ids = [f"scene-{i:02d}" for i in range(samples)]
-    facts = {m: {"method": m, "title": m.upper(), "edits": m != "identity", "parameters": {}} for m in methods}
-    run = Run({}, {"name": "scenes"}, {"name": "none"}, 1, 0, "float32", "cpu", {}, facts, ids)
+    facts = {m: Method(m, m.upper(), m != "identity", {}) for m in methods}
+    run = Run({}, DataSet("scenes"), BackboneFacts("none", {}, 128), 1, 0, "float32", "cpu", {}, facts, ids)
     store = Store.create_or_resume(folder, run)
     for sample in ids:
         scene = sample_scene(rng)

@@ -1,4 +1,4 @@
-"""The committed tables are those of the committed scores, and the README prints them."""
+"""The committed tables are those of the committed scores, and the front page and the manual print them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import cpam_bench.imba.dataset
 from cpam_bench.eval.analysis.ablation import MODULES, NAMES, plan, table
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.scoring.score import read_scores
-from cpam_bench.eval.store.store import Edit, Run, Store, Task
+from cpam_bench.eval.metrics.metric import DEFAULT, METRICS
+from cpam_bench.eval.pocket import runs
+from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
+from cpam_bench.eval.scoring.scored import Scored, read_scores
+from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Run, Task
+from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.tables import render, table2_beside
+from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.tasks import random_tasks
 
 POCKET = ROOT / "results" / "pocket"
@@ -42,14 +45,14 @@ def rebuilt(committed: Path, folder: Path, data: str = "pocket") -> Store:
     labels, ids = list(scores["method"].unique()), [task.id for task in SAMPLES[data]]
     run = Run(
         arguments={},
-        dataset={"name": data, "fingerprint": "", "pocket": True},
-        backbone={"name": "pocket", "weights": {}, "resolution": 128, "pocket": True},
+        dataset=DataSet(data, "", True),
+        backbone=BackboneFacts("pocket", {}, 128, True),
         steps=50,
         seed=0,
         dtype="float32",
         device="cpu",
-        protocol=dict(runner.PROTOCOL),
-        methods={label: runner.describe_editor(label, registry.make(label)[1]) for label in labels},
+        protocol=dict(PROTOCOL),
+        methods={label: describe_editor(label, registry.make(label)[1]) for label in labels},
         samples=ids,
     )
     store = Store.create_or_resume(folder, run)
@@ -87,11 +90,22 @@ def test_committed_ablations_are_those_of_the_committed_scores(
     name: str, data: str, groups: list[str], tmp_path: Path
 ) -> None:
     store = rebuilt(POCKET / name, tmp_path / "run", data)
-    same(table(store, plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
+    same(table(Scored.open(store.folder), plan(groups)), pd.read_csv(POCKET / name / "ablation.csv"))
 
 
-def _section(title: str) -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_what_the_committed_run_says_of_the_pocket_backbone(tmp_path: Path) -> None:
+    store = rebuilt(POCKET / "all", tmp_path / "run")
+    found = [*runs.edits(store.folder), *runs.null_text(store.folder), *runs.order(store.folder, resamples=50)]
+    values = [one.value for one in found]
+    assert values[:5] == [87.5, 100, 100, 25, 0]  # replace, background, remove, add, pose
+    assert values[5:] == pytest.approx([51.43 - 63.81, 0.196 - 0.185, 0.07, 0.57], abs=0.01)
+    assert [one.good for one in found] == [False, True, True, False, False, False, False, False, False]
+    with pytest.raises(UserError, match="no imagic;"):
+        runs.edits(store.folder, "imagic")
+
+
+def _section(page: str, title: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
@@ -106,17 +120,20 @@ INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 
 
 @pytest.mark.parametrize(
-    ("title", "committed"),
-    [("Two commands", POCKET), ("Every editor on the pocket benchmark", POCKET / "all")],
+    ("page", "title", "committed"),
+    [
+        ("README.md", "Two commands", POCKET),
+        ("docs/measured.md", "Every editor on the pocket benchmark", POCKET / "all"),
+    ],
     ids=["default", "all"],
 )
-def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Path) -> None:
-    lines = [line.strip("|").split("|") for line in _section(title).splitlines() if line.startswith("|")]
+def test_pages_print_the_committed_leaderboards(page: str, title: str, committed: Path) -> None:
+    lines = [line.strip("|").split("|") for line in _section(page, title).splitlines() if line.startswith("|")]
     heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
     board = pd.read_csv(committed / "leaderboard.csv").set_index("method")
-    board.index = board.index.str.split(":").str[0]  # the README leaves out the parameters
+    board.index = board.index.str.split(":").str[0]  # the pages leave out the parameters
     assert [row[0].partition(" ")[0].strip("`") for row in rows] == list(board.index)
-    columns = {metric.title: metric.name for metric in METRICS.values()} | {"n": "n", "seconds an edit": "seconds"}
+    columns = {METRICS.load(name).title: name for name in DEFAULT} | {"n": "n", "seconds an edit": "seconds"}
     checked = 0
     for row in rows:
         name = row[0].partition(" ")[0].strip("`")
@@ -126,13 +143,13 @@ def test_the_readme_prints_the_committed_leaderboards(title: str, committed: Pat
             printed = re.findall(NUMBER, cell)
             assert len(printed) == len(names), cell
             for text, wanted in zip(printed, names, strict=True):
-                assert _is_printed(text, board.loc[name, wanted]), f"README: {row[0]}, {head}: {cell}"
+                assert _is_printed(text, board.loc[name, wanted]), f"{page}: {row[0]}, {head}: {cell}"
                 checked += 1
     assert checked >= 8 * len(rows)
 
 
 def test_the_readme_prints_the_committed_differences() -> None:
-    prose = [line for line in _section("Two commands").splitlines() if not line.startswith("|")]
+    prose = [line for line in _section("README.md", "Two commands").splitlines() if not line.startswith("|")]
     found = INTERVAL.findall(" ".join(prose))
     assert len(found) >= 2, "the README no longer tells the paired differences"
     rows = pd.read_csv(POCKET / "paired.csv")[["difference", "low", "high"]].values.tolist()
@@ -142,9 +159,10 @@ def test_the_readme_prints_the_committed_differences() -> None:
         assert any(all(map(_is_printed, texts, row)) for row in rows), f"not in paired.csv: {texts}"
 
 
-def test_the_readme_prints_the_committed_ablation() -> None:
+def test_the_manual_prints_the_committed_ablation() -> None:
     rows = pd.read_csv(POCKET / "ablation-objects" / "ablation.csv").set_index(["setting", "metric"])
-    lines = [line.strip("|").split("|") for line in _section("Looking closer").splitlines() if line.startswith("|")]
+    section = _section("docs/analysis.md", "Ablation")
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     printed = {line[0].strip(): [cell.replace("−", "-").replace("+", "") for cell in line[1:]] for line in lines}
     for setting in MODULES:
         cells = iter(printed[setting])

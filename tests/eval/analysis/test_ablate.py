@@ -19,7 +19,7 @@ from cpam_bench.cpam.editing import Capabilities, parameter
 from cpam_bench.eval.analysis import ablation as ablate
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.scoring.score import read_scores
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -33,6 +33,8 @@ class Parts:
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = "made up"
     capabilities: ClassVar[Capabilities] = Capabilities()
+    refined_kinds: ClassVar[tuple[str, ...]] = ("replace", "pose")
+    retained_kinds: ClassVar[tuple[str, ...]] = ("replace", "pose", "remove", "add")
     guidance: float = parameter(7.5, "", "")
     preservation: bool = parameter(True, "", "")
     localization: bool = parameter(True, "", "")
@@ -55,7 +57,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         return [point] if chosen.get("group") == registry.EDITORS.name else installed(**chosen)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-    monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
+    monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
 
 
 def test_configurations_are_methods_by_name() -> None:
@@ -156,3 +158,11 @@ def test_command(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [*arguments, "--samples", "nobody"])
     assert isinstance(wrong.exception, UserError) and "no sample nobody" in str(wrong.exception)
     assert Store.open(tmp_path / "run").run.samples == ["p0-a-red-thing", "p1-a-red-thing"]
+
+
+def test_the_release_refines_and_retains_backgrounds_too() -> None:
+    background = replace(next(iter(samples(1))), kind="background", retain_object=True)
+    for method, acts in (("cpam", False), ("cpam-release", True)):
+        groups = ablate.plan(["T", "refine"], method).groups
+        assert [group.acts(background) for group in groups.values()] == [acts, acts]
+    assert groups["refine"].where == "replacements and changes of pose and backgrounds and additions"

@@ -9,7 +9,9 @@ from run_helpers import Brighten, Broken, Noise, editors, run_all, samples, writ
 
 from cpam_bench.eval.analysis.leaderboard import leaderboard, render, sliced
 from cpam_bench.eval.analysis.statistics import mean_interval
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
+from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -153,6 +155,8 @@ def _changed(folder, file, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
+    if file == "scores.json":
+        note(folder, [file])  # as a run that was scored so would have it
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,8 @@ def test_a_run_that_is_not_scored(tmp_path):
 
 
 def test_edits_without_a_background_are_counted_out(clip, tmp_path):
-    todo = [replace(sample, mask=np.ones((64, 64), bool)) if i == 1 else sample for i, sample in enumerate(samples(3))]
+    whole = np.ones((64, 64), bool)
+    todo = [replace(sample, region=whole) if i == 1 else sample for i, sample in enumerate(samples(3))]
     run_all(tmp_path, editors(Brighten()), todo)
     score(Store.open(tmp_path), clip=clip)
     board = leaderboard([tmp_path])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from run_helpers import Brighten, Noise, editors, run_all, samples, write_clip
 from typer.testing import CliRunner
 
 from cpam_bench.eval.analysis import sensitivity as module
-from cpam_bench.eval.analysis.sensitivity import FILTERS, sensitivity
+from cpam_bench.eval.analysis.sensitivity import sensitivity
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.metrics.filters import FILTERS
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -40,7 +43,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def away(*arguments: Any, **options: Any) -> Any:
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", away)
+    monkeypatch.setattr(urllib.request, "urlopen", away)
 
 
 def test_the_default_is_the_run_itself(run: Path) -> None:
@@ -95,7 +98,7 @@ def test_ranks_and_tau_are_to_the_default(run: Path, monkeypatch: pytest.MonkeyP
 
 def test_filters_are_what_they_are_called() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    by_name = {chosen.name: np.asarray(chosen.picture(image, 32)).astype(int) for chosen in FILTERS}
+    by_name = {chosen.words: np.asarray(chosen.picture(image, 32)).astype(int) for chosen in FILTERS.values()}
     assert all(picture.shape == (32, 32, 3) for picture in by_name.values())
     # At half the size bilinear without antialiasing is the mean of two by two pixels; smoothing spreads wider.
     pixels = np.asarray(image).astype(float).reshape(32, 2, 32, 2, 3).mean((1, 3))
@@ -142,5 +145,5 @@ def test_command(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     run_all(tmp_path / "run", editors(Brighten()), samples(1))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="has not been scored"):
         sensitivity(tmp_path / "run")

@@ -20,13 +20,18 @@ from typer.testing import CliRunner
 
 import cpam_bench.imba.dataset
 from cpam_bench.eval.audit import status as status_module
+from cpam_bench.eval.audit.rerun import rerun
 from cpam_bench.eval.audit.status import render, status
-from cpam_bench.eval.audit.verify import rerun, stored_sample, verify
+from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.run.execute import Settings, execute
+from cpam_bench.eval.metrics.metric import DEFAULT
+from cpam_bench.eval.run.execute import execute
+from cpam_bench.eval.run.settings import Settings
 from cpam_bench.eval.scoring.score import score
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.derived import note
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.samples import stored_sample
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 
@@ -54,7 +59,7 @@ def test_a_copied_run_verifies(folder: Path) -> None:
     found = verify(folder)
     assert found.wrong == [] and found.unchecked == []
     assert found.files == 3 * 3 + 2 * 3 * 2
-    assert found.scores == 2 * len(METRICS)
+    assert found.scores == 2 * len(DEFAULT)
     called = CliRunner().invoke(app, ["verify", str(folder)])
     assert called.exit_code == 0 and "20 scores measured again, 0 wrong" in called.output
 
@@ -75,6 +80,16 @@ def change_a_score(folder: Path) -> None:
     (folder / "scores.csv").write_text("\n".join(lines) + "\n")
 
 
+def signed(name: str, damage: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """A damage whose author has mended the hash as well."""
+
+    def both(folder: Path) -> None:
+        damage(folder)
+        note(folder, [name])
+
+    return both
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -86,9 +101,13 @@ def change_a_score(folder: Path) -> None:
         (lambda run: edit_json(run / "edits/noise/s1.json", params={}), "its parameters are not those of noise"),
         (lambda run: (run / "edits/noise/s9.png").write_bytes(b""), "edits/noise/s9.png belongs to no sample"),
         (lambda run: edit_json(run / "sources/s1.json", target_prompt="x"), "was measured of other pictures"),
-        (change_a_score, "mse_background of noise on s"),
-        (lambda run: (run / "scores.csv").write_text("method,sample,metric,value\n"), "does not hold one score"),
-        (lambda run: (run / "scores.json").write_text("{"), "scores.json cannot be read"),
+        (change_a_score, "scores.csv has changed"),
+        (signed("scores.csv", change_a_score), "mse_background of noise on s"),
+        (
+            signed("scores.csv", lambda run: (run / "scores.csv").write_text("method,sample,metric,value\n")),
+            "does not hold one score",
+        ),
+        (signed("scores.json", lambda run: (run / "scores.json").write_text("{")), "scores.json cannot be read"),
     ],
 )
 def test_what_differs_is_named(folder: Path, damage: Callable[[Path], Any], words: str) -> None:
@@ -104,10 +123,12 @@ def test_scores_of_a_scorer_that_is_not_at_hand_are_told(folder: Path, clip: str
         if "context_length" in metric:
             metric["scorer"] = "local-dir:/no/such"
     (folder / "scores.json").write_text(json.dumps(protocol))
+    note(folder, ["scores.json"])
     found = verify(folder)
-    assert found.wrong == [] and "clip_score, clip_score_region: " in found.unchecked[0]
-    assert found.scores == 2 * (len(METRICS) - 2)
-    assert verify(folder, clip=clip).scores == 2 * len(METRICS)
+    assert found.wrong == []
+    assert [line.partition(":")[0] for line in found.unchecked] == ["clip_score", "clip_score_region"]
+    assert found.scores == 2 * (len(DEFAULT) - 2)
+    assert verify(folder, clip=clip).scores == 2 * len(DEFAULT)
 
 
 # rerun ----------------------------------------------------------------------------------------------------------------

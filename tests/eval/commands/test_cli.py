@@ -27,6 +27,7 @@ def points(monkeypatch):
         "identity": "run_helpers:Brighten",
         "reconstruction": "run_helpers:Brighten",
         "ddim": "run_helpers:Noise",
+        "ddim-paste": "run_helpers:Noise",
     }
     installed = importlib.metadata.entry_points
 
@@ -48,7 +49,7 @@ def clip(tmp_path_factory):
 def backbone(monkeypatch):
     from cpam_bench.cpam.backbone import Backbone
 
-    monkeypatch.setattr(Backbone, "load", lambda name, device="cpu", dtype="float32": FakeBackbone())
+    monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_run_edits_scores_and_prints_the_table(started):
     folder = started.folder
     assert "CLIPScore" in out and "pocket leaderboard" in out and str(folder / "leaderboard.csv") in out
     table = pd.read_csv(folder / "leaderboard.csv")
-    assert set(table["method"]) == {"noise", "brighten", "identity", "reconstruction", "ddim"}
+    assert set(table["method"]) == {"noise", "brighten", "identity", "reconstruction", "ddim", "ddim-paste"}
     assert set(table["n"]) == {2}
     stored = json.loads((folder / "run.json").read_text())
     assert stored["arguments"]["methods"] == "noise,brighten" and stored["arguments"]["references"] is True
@@ -135,7 +136,7 @@ def test_all_methods_and_ready_made_pictures(started, tmp_path, points):
     assert "broken, left out: method 'lost'" in err
     table = pd.read_csv(started.folder / "leaderboard.csv")
     # The test's reference rows are ordinary editors, so all takes them too.
-    references = ["identity", "reconstruction", "ddim"]
+    references = ["identity", "reconstruction", "ddim", "ddim-paste"]
     assert set(table["method"]) == {"brighten", "noise:scale=3", "broken:on=nothing", label, *references}
     assert set(table["n"]) == {2}
     paired = pd.read_csv(started.folder / "paired.csv")
@@ -272,3 +273,24 @@ def test_methods_shows_parameters_with_their_sources(cli):
         for word in ("scale", "a number", "20", "standard deviation", "the test"):
             assert word in out
     assert "what is added" in out
+
+
+def test_edit_now_and_score_later(started, monkeypatch):
+    """Without a score no scorer is loaded, so that none need be there."""
+
+    def unreachable(*_):
+        raise AssertionError("a scorer was loaded")
+
+    monkeypatch.setattr("cpam_bench.eval.run.execute.load_clip", unreachable)
+    code, _, err = started("--no-score")
+    assert code == 0 and f"cpam-bench score {started.folder}" in err
+    assert not (started.folder / "scores.csv").exists()
+    monkeypatch.undo()
+
+
+def test_only_the_samples_that_are_named(started):
+    code, _, err = started("--samples", "nobody", "--no-score")
+    assert code == 2 and "no sample nobody" in err
+    code, _, _ = started("--samples", "p1-a-red-thing", "--no-score", "--no-references")
+    assert code == 0
+    assert [path.stem for path in started.folder.rglob("edits/brighten/*.json")] == ["p1-a-red-thing"]

@@ -7,7 +7,8 @@ from run_helpers import RESOLUTION, Brighten, Broken, Noise, editors, run_all, s
 
 from cpam_bench.eval.figures.figure5 import choose, figure
 from cpam_bench.eval.figures.sheet import GAP
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import Scored, read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -39,13 +40,15 @@ def test_cells_hold_the_source_the_region_and_the_edits(store: Store) -> None:
 
 
 def test_rows_are_picked_by_difference_or_seeded_chance(store: Store) -> None:
-    scores = read_scores(store.folder)
+    scores, scored = read_scores(store.folder), Scored.open(store.folder)
     table = scores[scores["metric"] == "clip_score"].pivot(index="sample", columns="method", values="value")
     order = (table["brighten"] - table["noise"]).sort_values().index.tolist()
-    assert choose(store, ["brighten", "noise"], "loss", 2) == order[:2]
-    assert choose(store, ["brighten", "noise"], "gain", 2) == order[::-1][:2]
-    assert choose(store, ["noise"], "random", 3, seed=1) == choose(store, ["noise"], "random", 3, seed=1)
-    assert "s1" not in choose(store, ["noise", "broken:on=s1"], "random", 4)
+    assert choose(scored, ["brighten", "noise"], "loss", 2) == order[:2]
+    assert choose(scored, ["brighten", "noise"], "gain", 2) == order[::-1][:2]
+    assert choose(scored, ["noise"], "random", 3, seed=1) == choose(
+        Scored.open(store.folder), ["noise"], "random", 3, seed=1
+    )
+    assert "s1" not in choose(scored, ["noise", "broken:on=s1"], "random", 4)
 
 
 def test_what_cannot_be_drawn_is_said(store: Store) -> None:
@@ -54,9 +57,9 @@ def test_what_cannot_be_drawn_is_said(store: Store) -> None:
     with pytest.raises(UserError, match="has no edit of s1"):
         figure(store, ["s1"], ["broken:on=s1"])
     with pytest.raises(UserError, match="has no scores of other"):
-        choose(store, ["other"], "random", 1)
+        choose(Scored.open(store.folder), ["other"], "random", 1)
     with pytest.raises(UserError, match="at least two"):
-        choose(store, ["noise"], "gain", 1)
+        choose(Scored.open(store.folder), ["noise"], "gain", 1)
 
 
 def test_command_writes_png_and_pdf(store: Store, tmp_path: Path) -> None:

@@ -9,19 +9,11 @@ from PIL import Image
 from run_helpers import picture, square, write_clip
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from cpam_bench.eval.metrics.background import PSNRBackground, mse
 from cpam_bench.eval.metrics.clip import load_clip
-from cpam_bench.eval.metrics.metric import (
-    METRICS,
-    PSNR_CAP,
-    Batch,
-    Models,
-    lpips_whole,
-    lpips_within,
-    measure,
-    mse,
-    psnr,
-)
-from cpam_bench.eval.metrics.perceptual import load_lpips
+from cpam_bench.eval.metrics.metric import DEFAULT, Batch, choose, describe, measure
+from cpam_bench.eval.metrics.networks import Networks
+from cpam_bench.eval.metrics.perceptual import load_lpips, lpips_whole, within
 from cpam_bench.imba.errors import UserError
 
 LPIPS = DATA / "lpips"
@@ -34,7 +26,7 @@ def clip_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(clip_folder):
-    return Models(load_clip(f"local-dir:{clip_folder}"))
+    return Networks(f"local-dir:{clip_folder}")
 
 
 def _batch(edit, mask=None, source=None, truth=None, prompt="a dog"):
@@ -47,11 +39,13 @@ def _batch(edit, mask=None, source=None, truth=None, prompt="a dog"):
         prompts=[prompt],
         truth=(source if truth is None else np.array(truth))[None],
         has_truth=np.array([truth is not None]),
+        source_prompts=[""],
+        retained=np.zeros((1, *source.shape[:2]), bool),
     )
 
 
-def _one(batch, models, names=tuple(METRICS)):
-    return {name: values[0] for name, values in measure(batch, names, models).items()}
+def _one(batch, models, names=DEFAULT):
+    return {name: values[0] for name, values in measure(batch, choose(names), models).items()}
 
 
 def test_lpips_of_its_authors_examples():
@@ -65,15 +59,15 @@ def test_lpips_of_its_authors_examples():
     spatial = load_lpips(spatial=True)
     everywhere = torch.ones(1, 1, 64, 64, dtype=torch.bool)
     # The map is enlarged bilinearly, so its mean is close to the distance without being it.
-    assert lpips_within(spatial, reference, p0, everywhere).item() == pytest.approx(0.7219, abs=0.03)
+    assert within(spatial(reference * 2 - 1, p0 * 2 - 1), everywhere).item() == pytest.approx(0.7219, abs=0.03)
 
 
 def test_an_edit_that_changes_nothing(models):
     values = _one(_batch(picture(0), truth=picture(0)), models)
     for name in ("lpips_background", "lpips_background_spatial", "mse_background", "lpips_truth", "lpips_truth_region"):
         assert values[name] == 0, name
-    assert values["psnr_background"] == PSNR_CAP
-    assert values["ssim_background"] == pytest.approx(1, abs=5e-4)
+    assert values["psnr_background"] == 100
+    assert values["ssim_background"] == 1
     assert math.isfinite(values["clip_score"])
 
 
@@ -83,7 +77,7 @@ def test_what_happens_inside_the_mask_is_no_matter_of_the_background(models):
     values = _one(_batch(edit), models)
     assert values["lpips_background"] == 0
     assert values["mse_background"] == 0
-    assert values["ssim_background"] == pytest.approx(1, abs=5e-4)
+    assert values["ssim_background"] == 1
     # The network sees across the mask's edge: the spatial convention charges some of the change to the background.
     assert values["lpips_background_spatial"] > 0
 
@@ -100,15 +94,20 @@ def test_background_errors_by_hand(models):
     assert values["ssim_background"] < 0.99
 
 
-def test_psnr_is_torchmetrics():
-    a, b = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
-    expected = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    torch.testing.assert_close(psnr(a, b), expected)
-    assert mse(a, a).tolist() == [0, 0]
+def test_psnr_is_torchmetrics(models):
+    edit = picture(3)
+    a, b = (torch.from_numpy(np.array(one)).permute(2, 0, 1)[None] / 255 for one in (picture(0), edit))
+    outside = torch.from_numpy(~square())
+    expected = peak_signal_noise_ratio(b * outside, a * outside, data_range=1.0).item()
+    assert _one(_batch(edit), models, ["psnr_background"])["psnr_background"] == pytest.approx(expected, rel=1e-5)
+    equal = _one(_batch(picture(0)), models, ["psnr_background:cap=none"])
+    assert equal == {"psnr_background:cap=none": math.inf}
+    assert PSNRBackground(cap=20.0).measure(_batch(picture(0)), models).item() == 20
+    assert mse(a, a).tolist() == [0]
 
 
 def test_clip_score_by_hand(models, clip_folder):
-    scorer = models.clip
+    scorer = models.clip()
     image, prompt = picture(4), "a dog in the snow"
     # CLIP's cosine again, from the bare network: resize, normalise, encode, normalise, multiply.
     small = image.resize((32, 32), Image.Resampling.BICUBIC)
@@ -125,7 +124,7 @@ def test_clip_score_by_hand(models, clip_folder):
 def test_clip_score_is_never_below_zero(models):
     prompts = [f"thing {i}" for i in range(30)]
     images = [picture(i) for i in range(30)]
-    cosines = models.clip.similarity(images, prompts)
+    cosines = models.clip().similarity(images, prompts)
     assert cosines.min() < 0 < cosines.max(), "the random network should have both signs among thirty pairs"
     scores = [
         _one(_batch(image, prompt=prompt), models, ["clip_score"])["clip_score"]
@@ -141,14 +140,14 @@ def test_region_score_sees_only_the_region(models):
     name = "clip_score_region"
     assert _one(_batch(edit), models, [name]) == _one(_batch(other), models, [name])
     # The bare similarity, for with random weights a score may be cut off at zero.
-    whole = models.clip.similarity([Image.fromarray(edit), Image.fromarray(other)], ["a dog"] * 2)
+    whole = models.clip().similarity([Image.fromarray(edit), Image.fromarray(other)], ["a dog"] * 2)
     assert abs(whole[0] - whole[1]) > 1e-4
 
 
 def test_no_background_is_nan_and_no_error(models):
     values = _one(_batch(picture(1), mask=np.ones((64, 64), bool), truth=picture(2)), models)
     undefined = {name for name, value in values.items() if math.isnan(value)}
-    assert undefined == {name for name in METRICS if "background" in name}
+    assert undefined == {name for name in DEFAULT if "background" in name}
 
 
 def test_no_region_and_no_truth_are_nan(models):
@@ -161,30 +160,31 @@ def test_a_batch_measures_as_its_members_alone(models):
     edits = [picture(1), picture(2), picture(3)]
     masks = [square(), np.ones((64, 64), bool), np.zeros((64, 64), bool)]
     alone = [_batch(edit, mask, truth=picture(5)) for edit, mask in zip(edits, masks, strict=True)]
-    fields = ("source", "edit", "mask", "masked", "truth", "has_truth")
+    fields = ("source", "edit", "mask", "masked", "truth", "has_truth", "retained")
     together = Batch(
         **{field: np.concatenate([getattr(batch, field) for batch in alone]) for field in fields},
         prompts=["a dog"] * 3,
+        source_prompts=[""] * 3,
     )
-    measured = measure(together, list(METRICS), models)
+    measured = measure(together, choose(), models)
     for i, batch in enumerate(alone):
         for name, value in _one(batch, models).items():
             assert measured[name][i] == pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True), name
 
 
 def test_scorer_tells_what_it_is(models, clip_folder):
-    described = models.describe(METRICS["clip_score"])
+    described = describe("clip_score", choose()["clip_score"], models)
     assert described["scorer"] == f"local-dir:{clip_folder}"
     assert len(described["weights_sha256"]) == 64
     assert any("Normalize" in line for line in described["preprocess"])
-    assert models.describe(METRICS["lpips_background"])["scorer"] == "LPIPS AlexNet v0.1"
+    assert describe("lpips_background", choose()["lpips_background"], models)["scorer"] == "LPIPS AlexNet v0.1"
 
 
 def test_scorer_says_where_a_prompt_is_cut(models):
-    assert models.clip.truncated("a dog in the snow") is None
+    assert models.clip().truncated("a dog in the snow") is None
     # "dog" is one token, and of the 16 two are for start and end.
-    assert models.clip.truncated(" ".join(["dog"] * 14)) is None
-    assert models.clip.truncated(" ".join(["dog"] * 14 + ["cat"] * 286)) == " ".join(["cat"] * 286)
+    assert models.clip().truncated(" ".join(["dog"] * 14)) is None
+    assert models.clip().truncated(" ".join(["dog"] * 14 + ["cat"] * 286)) == " ".join(["cat"] * 286)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.report import export as module
 from cpam_bench.eval.report.export import LEADERBOARD, export
-from cpam_bench.eval.scoring.score import read_scores, score
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.analysis.leaderboard import failed_note
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
-from cpam_bench.eval.run.executors import Executor, Processes, Ray, Serial
+from cpam_bench.eval.run.cluster import Ray
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.run.executor import Executor, Serial
+from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe, Worker
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
 COSTS = ("seconds", "inversion_seconds", "inversion", "peak_memory_mib")
@@ -76,7 +81,7 @@ class Tiny:
         return Recipe(self.editors, load, self.backbone.fingerprint, steps=3, seed=0, threads=1)
 
     def run(self, folder: Path, executor: Executor) -> Path:
-        run = runner.describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
+        run = describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
         with locked(folder):
             store = Store.create_or_resume(folder, run)
             failures = runner.run(
@@ -208,8 +213,30 @@ def test_workers_that_die_while_loading_end_the_run(tmp_path: Path) -> None:
     chosen = editors(Brighten())
     recipe = Recipe(chosen, functools.partial(os._exit, 7), {}, steps=5, seed=0)
     store = Store.create_or_resume(tmp_path / "run", described(chosen, samples(1)))
-    with pytest.raises(UserError, match="3 workers died one after another while loading .*exit code 7.*--workers"):
+    with pytest.raises(UserError, match="3 workers died one after another while loading: .*exit code 7") as told:
         runner.run(store, samples(1), chosen, FakeBackbone(), executor=Processes(recipe, 1), progress=False)
+    assert "memory" not in str(told.value)
+
+
+def talk_and_die(how: int) -> None:
+    print("no such file: weights.bin", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), how)
+
+
+@pytest.mark.parametrize(("how", "memory"), [(signal.SIGKILL, True), (signal.SIGTERM, False)])
+def test_workers_that_die_while_loading_leave_their_last_words(tmp_path: Path, how: int, memory: bool) -> None:
+    chosen = editors(Brighten())
+    recipe = Recipe(chosen, functools.partial(talk_and_die, how), {}, steps=5, seed=0)
+    store = Store.create_or_resume(tmp_path / "run", described(chosen, samples(1)))
+    with pytest.raises(UserError, match="no such file: weights.bin") as told:
+        runner.run(store, samples(1), chosen, FakeBackbone(), executor=Processes(recipe, 1), progress=False)
+    assert ("memory" in str(told.value)) is memory
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path: Path, tiny: Tiny) -> None:
+    recipe = replace(tiny.recipe(), code="0" * 64)
+    with pytest.raises(UserError, match="has found another cpam-bench than the run's"):
+        tiny.run(tmp_path / "run", Processes(recipe, 1))
 
 
 def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:

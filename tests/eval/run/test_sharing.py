@@ -27,9 +27,13 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.cache import TrajectoryCache
-from cpam_bench.eval.run.executors import Executor, Processes, Serial
-from cpam_bench.eval.run.worker import Recipe, halving
-from cpam_bench.eval.store.store import Store, locked
+from cpam_bench.eval.run.describe import describe_run
+from cpam_bench.eval.run.executor import Executor, Serial
+from cpam_bench.eval.run.inversion import halving
+from cpam_bench.eval.run.processes import Processes
+from cpam_bench.eval.run.worker import Recipe
+from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 STEPS = 4
@@ -99,7 +103,7 @@ class Tiny:
         self.recipe = Recipe(self.editors, load, backbone.fingerprint, 3, 0, threads=1, cache=cache)
 
     def run(self, folder: Path, executor: Executor | None = None, batch: int = 2) -> Store:
-        run = runner.describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
+        run = describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
         run = replace(run, batch=batch)
         executor = executor or Serial(self.recipe.with_backbone(self.backbone), 1)
         with locked(folder):
@@ -134,7 +138,7 @@ def test_each_sample_is_inverted_once(
         inverted.append(len(latents))
         return real(backbone, latents, *more)
 
-    monkeypatch.setattr("cpam_bench.eval.run.worker.invert", counting)
+    monkeypatch.setattr("cpam_bench.eval.run.inversion.invert", counting)
     monkeypatch.setattr("cpam_bench.cpam.source.invert", counting)
     store = Tiny(data, backbone).run(tmp_path / "run")
     assert inverted == [2, 1]
@@ -189,7 +193,15 @@ def test_what_fails_together_is_made_alone(tmp_path: Path, capsys: pytest.Captur
 def test_another_batch_is_refused() -> None:
     one, two = (described(editors(Brighten()), samples(1), batch=batch) for batch in (1, 2))
     assert one.differences(two) == ["batch: 1 -> 2"]
-    assert FakeBackbone.resolution == one.backbone["resolution"]
+    assert FakeBackbone.resolution == one.backbone.resolution
+
+
+def test_the_filter_of_pictures_is_recorded_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = described(editors(Brighten()), samples(1))
+    monkeypatch.setattr(FakeBackbone, "resize", "nearest")
+    other = described(editors(Brighten()), samples(1))
+    assert "bicubic" in usual.protocol["images"] and "nearest neighbour" in other.protocol["images"]
+    assert [difference.partition(":")[0] for difference in usual.differences(other)] == ["protocol.images"]
 
 
 # the cache ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy import stats
 pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
 pytest.importorskip("statsmodels", reason="the extra 'study' is not installed")
 
-from paths import PUBLISHED
+from paths import DATA, PUBLISHED
 
 from cpam_bench.eval.study import aggregate, correlate, ratings, simulate
 from cpam_bench.eval.study import intervals as statistics
@@ -314,10 +314,7 @@ def test_correlate(tmp_path: Path) -> None:
             pd.DataFrame({"metric": "flat", "value": 1.0}, index=mean.index).reset_index(),
         ]
     )
-    run = tmp_path / "run"
-    run.mkdir()
-    scores.to_csv(run / "scores.csv", index=False)
-    table = correlate.correlate(study, correlate.read_scores([run]), draws=30)
+    table = correlate.correlate(study, scores, draws=30)
     found = table[table["question"] == "realistic"].set_index(["metric", "level"])
     for level, n in (("sample", 135), ("within", 15), ("method", 9)):
         assert found.loc[("good", level), "spearman"] == pytest.approx(1)
@@ -336,6 +333,6 @@ def test_correlate(tmp_path: Path) -> None:
     ]
     assert found.loc[("noise", "within"), ["spearman", "kendall"]].tolist() == pytest.approx(np.mean(each, axis=0))
     with pytest.raises(UserError, match="two runs"):
-        correlate.read_scores([run, run])
+        correlate.read_scores([DATA / "run-0.1" / "run"] * 2)
     with pytest.raises(UserError, match="no picture in common"):
         correlate.correlate(study, scores.assign(method="none"))

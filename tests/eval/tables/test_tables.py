@@ -208,16 +208,26 @@ def test_declared_capabilities_stand_beside_the_published_ones() -> None:
     check_latex(invoke(1, "--format", "latex"))
 
 
+def test_what_our_editors_declare_otherwise_is_shown_in_their_code() -> None:
+    notes = [note for note in tables.table1().notes if "in the paper" in note]
+    assert len(notes) == 3
+    assert all(
+        re.search(r"\(github\.com/.+(preprocess\.py|\.ipynb|imagic_stable_diffusion\.py)", note) for note in notes
+    )
+
+
 def test_a_declaration_that_differs_is_marked() -> None:
     class Boastful(FakeMasaCtrl):
         capabilities = Capabilities(local_edit=True, object_removal=True, caption_free=True, mask_control=True)
+        shown: ClassVar = {"object_removal": "its code, line 3", "caption_free": "not said, for it does not differ"}
 
     table = tables.table1({"masactrl": Boastful}, {"other": "method 'other' cannot be loaded"})
     text = tables.render(table, "md")
     rows = {row[0]: row[1:] for row in cells(text)}
     assert rows["MasaCtrl"] == ["✓", "✗", "✓", "✓", "✗", "✓", "**✓ ≠**", "✓", "✓", "✗"]
     assert text.count("≠**") == 1
-    assert "- MasaCtrl, Obj. Removal: ✗ in the paper, ✓ here" in text and "'other' cannot be loaded" in text
+    assert "- MasaCtrl, Obj. Removal: ✗ in the paper, ✓ here (its code, line 3)\n" in text and "not said" not in text
+    assert "'other' cannot be loaded" in text
     assert r"\textbf{$\checkmark$ $\neq$}" in tables.render(table, "latex")
     data = pd.read_csv(io.StringIO(tables.render(table, "csv"))).set_index("method")
     assert data.loc["MasaCtrl", "differs"] == "object_removal"
@@ -399,7 +409,7 @@ def test_misuse_is_told(run: Path, tmp_path: Path) -> None:
         invoke(2, tmp_path)
     (tmp_path / "scores.csv").write_bytes((run / "scores.csv").read_bytes())
     write_json(tmp_path / "scores.json", {"metrics": {"clip_score": {}}})
-    with pytest.raises(UserError, match="no lpips_background"):
+    with pytest.raises(UserError, match=r"metrics that scores\.json does not tell of"):
         invoke(2, tmp_path)
 
 

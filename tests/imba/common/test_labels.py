@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -84,3 +84,51 @@ def test_parameters_are_described():
     described = {parameter.name: parameter for parameter in describe(Tuned)}
     assert described["limit"].takes == "a number or none" and described["limit"].default == "none"
     assert described["preset"].takes == "paper or release"
+
+
+@dataclass(frozen=True)
+class Preset:
+    presets: ClassVar = {"paper": {"count": 10, "rate": 0.5, "name": "b"}, "code": {"count": 3}}
+
+    count: int = 3
+    rate: float = 0.1
+    name: str = "a"
+
+
+def test_presets_are_settings_under_a_name():
+    paper = Preset(10, 0.5, "b")
+    assert build(Preset, "method 'it'", "preset=paper") == paper
+    assert build(Preset, "method 'it'", "preset=paper,rate=0.1") == build(
+        Preset, "method 'it'", "rate=0.1,preset=paper"
+    )
+    assert build(Preset, "method 'it'", "preset=paper,rate=0.1").rate == 0.1
+    assert build(Preset, "method 'it'", "preset=code") == Preset()
+    with pytest.raises(UserError, match="no preset 'papre'; it has: paper, code"):
+        build(Preset, "method 'it'", "preset=papre")
+    with pytest.raises(UserError, match="two presets"):
+        build(Preset, "method 'it'", "preset=paper,preset=code")
+    with pytest.raises(UserError, match="no parameter 'preset'"):
+        build(dataclass(type("Bare", (), {})), "it", "preset=paper")
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("preset=paper", "it:preset=paper"),
+        ("count=10,rate=0.5,name=b", "it:preset=paper"),
+        ("count=10,rate=0.5", "it:count=10,rate=0.5"),
+        ("preset=paper,count=11", "it:count=11,preset=paper"),
+        ("preset=paper,count=3,rate=0.1", "it:name=b"),
+        ("preset=code", "it"),
+    ],
+)
+def test_a_configuration_has_one_label_with_presets_too(text, label):
+    editor = build(Preset, "method 'it'", text)
+    assert canonical("it", editor) == label
+    assert build(Preset, "method 'it'", label.partition(":")[2]) == editor
+
+
+def test_presets_are_described():
+    first = describe(Preset)[0]
+    assert (first.name, first.takes, first.default) == ("preset", "paper or code", "none")
+    assert "paper (count=10, rate=0.5, name=b); code (count=3)" in first.help

@@ -24,9 +24,11 @@ from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.audit.status import status
 from cpam_bench.eval.audit.verify import verify
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.metrics.metric import METRICS
-from cpam_bench.eval.scoring.score import read_scores, score
-from cpam_bench.eval.store.store import Store, holder, locked
+from cpam_bench.eval.metrics.metric import DEFAULT
+from cpam_bench.eval.scoring.score import score
+from cpam_bench.eval.scoring.scored import read_scores
+from cpam_bench.eval.store.lock import holder, locked
+from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common import places
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -81,7 +83,7 @@ def test_a_run_elsewhere_is_the_run_here(url: str, clip: str, tmp_path: Path) ->
     assert (there / "scores.csv").read_bytes() == (here / "scores.csv").read_bytes()
     assert read_scores(url).equals(read_scores(tmp_path))
     found = verify(url)
-    assert found.wrong == [] and found.scores == 2 * len(METRICS)
+    assert found.wrong == [] and found.scores == 2 * len(DEFAULT)
     # Resumed, damaged, extended.
     made = Store.open(url).made_at("noise", "s0")
     assert made > time.time() - 600
@@ -99,7 +101,7 @@ def test_what_reads_a_run_reads_it_elsewhere(clip: str, tmp_path: Path) -> None:
     url = f"memory://bench/{secrets.token_hex(4)}"
     run_all(place(url), editors(Brighten(), Noise()), samples(3))
     score(Store.open(url), clip=clip)
-    assert read_scores(place(url)).shape[0] == 2 * 3 * len(METRICS)
+    assert read_scores(place(url)).shape[0] == 2 * 3 * len(DEFAULT)
     for command in (
         ["report", url, "--out", str(tmp_path / "report")],
         ["export", url, "--out", str(tmp_path / "export")],

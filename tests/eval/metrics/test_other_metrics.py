@@ -1,0 +1,310 @@
+"""What other benchmarks measure, against straight computations on made pictures with tiny networks saved to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from run_helpers import picture, square, write_clip
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchvision import transforms
+
+from cpam_bench.eval.metrics.filters import FILTERS
+from cpam_bench.eval.metrics.identity import crop
+from cpam_bench.eval.metrics.metric import METRICS, PROTOCOLS, Batch, choose, describe, facts, measure
+from cpam_bench.eval.metrics.networks import Networks
+from cpam_bench.eval.metrics.perceptual import fetch_trunk, load_lpips
+from cpam_bench.imba.errors import UserError
+
+PROMPTS = ["a dog on grass", "a red car"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A DINO and a CLIP of transformers' kinds, tiny and random."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast, ViTConfig, ViTModel
+
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ViTModel(ViTConfig(**small, image_size=64, patch_size=16), add_pooling_layer=False).save_pretrained(folder / "vit")
+    words = {word: i for i, word in enumerate(["<s>", "</s>", "[UNK]", *["a", "dog", "on", "grass", "red", "car"]])}
+    text = {**small, "vocab_size": 16, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**small, "image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder / "clip")
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="[UNK]", pad_token="</s>"
+    )
+    fast.save_pretrained(folder / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "clip")
+    vit = str(folder / "vit")
+    return {"transformers-clip": str(folder / "clip"), "dino": vit, "dino-identity": vit}
+
+
+@pytest.fixture(scope="module")
+def networks(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    clip = write_clip(tmp_path_factory.mktemp("clip") / "tiny")
+    return Networks(f"local-dir:{clip}", places=places)
+
+
+def batch(edits: list[Image.Image], masks: list[np.ndarray] | None = None, retained: bool = True) -> Batch:
+    count = len(edits)
+    mask = np.stack(masks or [square()] * count)
+    source = np.stack([np.array(picture(i)) for i in range(count)])
+    return Batch(
+        source=source,
+        edit=np.stack([np.array(edit) for edit in edits]),
+        mask=mask,
+        masked=np.ones(count, bool),
+        prompts=PROMPTS[:count],
+        truth=source,
+        has_truth=np.zeros(count, bool),
+        source_prompts=["a dog", ""][:count],
+        retained=mask & retained,
+    )
+
+
+def values(made: Batch, networks: Networks, *labels: str) -> list[list[float]]:
+    return list(measure(made, choose(labels), networks).values())
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("inputs", ["published", "corrected"])
+def test_structure_distance(networks: Networks, places: dict[str, str], inputs: str) -> None:
+    from transformers import ViTModel
+
+    model = ViTModel.from_pretrained(places["dino"], add_pooling_layer=False).eval()
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(64, max_size=480),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    edits = [picture(7), picture(8)]
+    expected = []
+    for i, edit in enumerate(edits):
+        similar = []
+        for image in (picture(i), edit):
+            x = prepare(pixels(image) / (255 if inputs == "corrected" else 1))[None]
+            with torch.inference_mode():
+                # The input of the last block, and what its attention makes keys of.
+                hidden = model(pixel_values=x, output_hidden_states=True).hidden_states[-2]
+                block = model.layers[-1]
+                keys = block.attention.k_proj(block.layernorm_before(hidden))[0]
+            assert keys.shape == (17, 16)
+            similar.append(functional.cosine_similarity(keys[:, None], keys[None], dim=-1))
+        expected.append(functional.mse_loss(*similar).item())
+    label = "structure_distance" if inputs == "published" else "structure_distance:inputs=corrected"
+    assert values(batch(edits), networks, label)[0] == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 0
+
+
+def test_pie_bench_whole(networks: Networks, places: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The seven with the frame, computed straight; SqueezeNet's trunk is random, its heads are real."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    name = Path(torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url).name
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), tmp_path / "hub" / "checkpoints" / name)
+    edits = [picture(7), picture(8)]
+    everywhere = np.ones_like(square())
+    found = measure(batch(edits, [square(), everywhere]), choose(protocol="pie-bench"), networks)
+    assert list(found) == list(PROTOCOLS["pie-bench"])
+    outside = ~square()
+    outside[[0, -1]] = outside[:, [0, -1]] = False
+    a, b = (pixels(one)[None] / 255 * torch.from_numpy(outside) for one in (picture(0), edits[0]))
+    mse = (a - b).square().mean().item()
+    with torch.inference_mode():
+        lpips = load_lpips("squeeze")(a * 2 - 1, b * 2 - 1).item()
+    region = Image.fromarray(np.array(edits[0]) * ~outside[..., None])
+    cosines = [(image, clip_by_transformers(image, places)) for image in (edits[0], region)]
+    expected = {
+        "mse_background:frame=true": mse,
+        "psnr_background:cap=none,frame=true": -10 * np.log10(mse),
+        "ssim_background:frame=true": structural_similarity_index_measure(b, a, data_range=1.0).item(),
+        "lpips_background:frame=true,net=squeeze": lpips,
+        "clip_score:via=transformers": 100 * max(cosines[0][1], 0),
+        "clip_score_region:frame=true,via=transformers": 100 * max(cosines[1][1], 0),
+    }
+    for label, value in expected.items():
+        assert found[label][0] == pytest.approx(value, rel=1e-4, abs=1e-4), label
+        # The second sample is altered everywhere: it has no background.
+        assert np.isnan(found[label][1]) == ("background" in label), label
+    # With random weights scores may be cut off at zero; their cosines are not.
+    for image, cosine in cosines:
+        found_cosine = networks.clip("transformers-clip").similarity([image], PROMPTS[:1]).item()
+        assert found_cosine == pytest.approx(cosine, abs=1e-5) != 0
+
+
+def clip_by_transformers(image: Image.Image, places: dict[str, str]) -> float:
+    """What torchmetrics computes: its own CLIPScore does not run with transformers 5."""
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    place = places["transformers-clip"]
+    raw = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    given = CLIPImageProcessor.from_pretrained(place)(images=[raw], return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(place)([PROMPTS[0]], return_tensors="pt").input_ids
+    with torch.inference_mode():
+        made = CLIPModel.from_pretrained(place).eval()(input_ids=tokens, pixel_values=given.pixel_values)
+    return functional.cosine_similarity(made.image_embeds, made.text_embeds).item()
+
+
+def test_a_background_that_is_only_the_frame_is_none(networks: Networks) -> None:
+    inside = np.ones((64, 64), bool)
+    inside[0] = False
+    label = "mse_background:frame=true"
+    made = batch([picture(7)], [inside])
+    assert np.isnan(values(made, networks, label)[0][0]) and values(made, networks, "mse_background")[0][0] > 0
+
+
+def test_seam(networks: Networks) -> None:
+    source, edit = np.array(picture(0)).astype(int), np.array(picture(0)).astype(int)
+    edit[square()] += 30
+    made = batch([Image.fromarray(edit.astype(np.uint8))])
+
+    def step(image: np.ndarray) -> float:
+        found = []
+        for y in range(64):
+            for x in range(64):
+                for v, u in ((y + 1, x), (y, x + 1)):
+                    if v < 64 and u < 64 and square()[y, x] != square()[v, u]:
+                        found.append(np.abs(image[y, x] - image[v, u]).mean() / 255)
+        assert len(found) == 4 * 32
+        return float(np.mean(found))
+
+    assert values(made, networks, "seam")[0][0] == pytest.approx(step(edit) - step(source), abs=1e-5)
+    assert values(batch([picture(0)]), networks, "seam", "seam:width=3") == [[0.0], [0.0]]
+    wide = values(made, networks, "seam:width=2")[0][0]
+    assert 0 < wide < values(made, networks, "seam")[0][0]  # other pairs, which did not change, are in it
+    with pytest.raises(UserError, match="width must be 1 at least"):
+        choose(["seam:width=0"])
+
+
+def test_a_region_that_was_not_edited_is_seen(networks: Networks) -> None:
+    edit = np.array(picture(0))
+    edit[square()] = 255 - edit[square()]
+    untouched, edited = values(batch([picture(0)]), networks, "lpips_region")[0][0], Image.fromarray(edit)
+    assert untouched == 0 < values(batch([edited]), networks, "lpips_region")[0][0]
+
+
+def test_identity_of_a_retained_object(networks: Networks, places: dict[str, str]) -> None:
+    labels = ("dino_identity", "clip_identity", "pocket_identity")
+    edit = np.array(picture(7))
+    other = edit.copy()
+    other[~square()] = 255 - other[~square()]
+    first = values(batch([Image.fromarray(edit)]), networks, *labels)
+    assert first == values(batch([Image.fromarray(other)]), networks, *labels)  # only the object counts
+    same = np.array(picture(0))
+    same[~square()] = 0
+    equal = values(batch([Image.fromarray(same)]), networks, *labels)
+    assert [one[0] for one in equal] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert np.isnan(values(batch([picture(7)], retained=False), networks, *labels)).all()
+
+    from transformers import ViTModel
+
+    model = ViTModel.from_pretrained(places["dino-identity"], add_pooling_layer=False).eval()
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    tokens = []
+    for image in (picture(0), Image.fromarray(edit)):
+        box = image.crop((16, 16, 48, 48)).resize((64, 64), Image.Resampling.BICUBIC)
+        with torch.inference_mode():
+            tokens.append(model(((pixels(box) / 255 - mean) / deviation)[None]).last_hidden_state[0, 0])
+    assert first[0][0] == pytest.approx(functional.cosine_similarity(*tokens, dim=0).item(), abs=1e-4)
+
+
+def test_crops_keep_their_shape() -> None:
+    kept = np.zeros((64, 64), bool)
+    kept[10:20, 5:45] = True
+    found = np.array(crop(np.full((64, 64, 3), 200, np.uint8), kept))
+    assert found.shape == (40, 40, 3) and (found[15:25] == 200).all() and found[:15].max() == found[25:].max() == 0
+
+
+def test_directional_similarity(networks: Networks) -> None:
+    scorer = networks.clip()
+    edits = [picture(7), picture(8)]
+    image = scorer.images([edits[0]])[0] - scorer.images([picture(0)])[0]
+    text = scorer.texts([PROMPTS[0]])[0] - scorer.texts(["a dog"])[0]
+    expected = functional.cosine_similarity(image, text, dim=0).item()
+    found = values(batch(edits), networks, "clip_directional")[0]
+    assert found[0] == pytest.approx(expected, abs=1e-4) and np.isnan(found[1])  # the second has no caption
+    assert np.isnan(values(batch([picture(0)]), networks, "clip_directional")[0][0])  # nothing changed
+
+
+def test_filters_and_halves(networks: Networks) -> None:
+    made = batch([picture(7)])
+    whole, vary = (values(made, networks, label)[0][0] for label in ("clip_score", "clip_score:filter=nearest"))
+    assert whole != vary
+    half = FILTERS["lanczos"]
+    small = [half.picture(one, 32) for one in (picture(0), picture(7))]
+    outside = torch.from_numpy(~square(32))
+    a, b = (pixels(one)[None] / 255 * outside for one in small)
+    expected = networks.lpips().distance(a, b).item()
+    label = "lpips_background:filter=lanczos,size=half"
+    assert values(made, networks, label)[0][0] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="without size=half"):
+        choose(["lpips_background:filter=lanczos"])
+
+
+def test_what_cannot_be_had_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Networks(places={"dino": str(tmp_path / "no"), "transformers-clip": str(tmp_path / "no")})
+    for label, words in {
+        "structure_distance": "the network dino .* cannot be loaded",
+        "clip_score:via=transformers": "--network transformers-clip=FOLDER",
+        "clip_score": "needs a CLIP; name one with --clip",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            describe(label, choose([label])[label], away)
+    with pytest.raises(UserError, match="unknown network 'vit'"):
+        Networks(places={"vit": "x"})
+    with pytest.raises(UserError, match="unknown protocol 'pie'"):
+        choose(protocol="pie")
+    with pytest.raises(UserError, match="did you mean seam"):
+        choose(["seem"])
+
+
+def test_a_trunk_that_is_fetched_is_what_its_name_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import io
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = []
+
+    def answer(url: str, timeout: float) -> io.BytesIO:
+        asked.append((url, timeout))
+        return io.BytesIO(b"something else")
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    with pytest.raises(UserError, match="not what its name says"):
+        fetch_trunk("vgg")
+    assert asked[0][1] == 20 and not list(tmp_path.rglob("*.pth"))
+    digest = hashlib.sha256(b"something else").hexdigest()[:8]
+    monkeypatch.setattr(
+        "cpam_bench.eval.metrics.perceptual._trunk_url", lambda net: f"https://example.org/t-{digest}.pth"
+    )
+    fetch_trunk("vgg")
+    assert (tmp_path / "hub" / "checkpoints" / f"t-{digest}.pth").read_bytes() == b"something else"
+
+
+def test_every_metric_tells_what_it_is() -> None:
+    found, broken = METRICS.load_all()
+    assert not broken
+    for name, metric in found.items():
+        assert (metric.name == name and metric.title and "Example:" in (metric.__doc__ or "")) or name.endswith(
+            "spatial"
+        )
+        assert facts(name).heading[-1] in "↑↓"
+    assert facts("lpips_background:net=vgg").title == "LPIPS (background) (net vgg)"

@@ -1,0 +1,48 @@
+"""What is handed out and what a lost worker leaves, without processes or clocks."""
+
+from __future__ import annotations
+
+from cpam_bench.eval.run.schedule import TRIES, Job, Schedule, Work, units
+
+
+def test_units_follow_the_runs_list_whatever_is_pending() -> None:
+    order = ["a", "b", "c", "d", "e"]
+    pending = {"a": ["m"], "b": [], "c": [], "d": ["m", "n"], "e": ["n"]}
+    found = list(units(order, 2, ["a", "b", "c", "d", "e"], pending))
+    assert found == [
+        Work(("a", "b"), {"m": ("a",)}),
+        Work(("c", "d"), {"m": ("d",), "n": ("d",)}),
+        Work(("e",), {"n": ("e",)}),
+    ]
+
+
+def test_methods_go_in_the_order_that_they_are_given() -> None:
+    schedule = Schedule([Work(("a",), {"n": ("a",), "m": ("a",), "gone": ("a",)})], ["m", "n"])
+    assert list(schedule.take().wanted) == ["m", "n"]
+    assert len(schedule) == 0
+
+
+def test_what_had_not_begun_comes_next_and_what_was_at_work_last() -> None:
+    first, second = Work(("a", "b"), {"m": ("a", "b"), "n": ("a", "b")}), Work(("c",), {"m": ("c",)})
+    schedule = Schedule([first, second], ["m", "n"])
+    job = Job(schedule.take())
+    job.made("m", "a")
+    assert job.in_flight == ["b"]
+    loss = schedule.lose(job)
+    assert (loss.again, loss.alone, loss.given_up) == (["b"], [], [])
+    assert schedule.take() == Work(("a", "b"), {"n": ("a", "b")})
+    assert schedule.take() == second
+    assert schedule.take() == Work(("a", "b"), {"m": ("b",)})
+
+
+def test_an_edit_that_ends_its_workers_is_put_aside_and_then_given_up() -> None:
+    schedule = Schedule([Work(("a", "b"), {"m": ("a", "b")})], ["m"])
+    losses = []
+    for _ in range(TRIES):
+        job = Job(schedule.take())
+        if "b" in job.left["m"]:
+            job.made("m", "b")
+        losses.append(schedule.lose(job))
+    assert [loss.again for loss in losses] == [["a"], [], []]
+    assert [loss.alone for loss in losses] == [[], ["a"], []]
+    assert [loss.given_up for loss in losses] == [[], [], ["a"]]
