@@ -53,9 +53,9 @@ class Sample:
         caption_by: the captioner that wrote ``source_prompt``, or None if the data set has it.
         file_name: of the image where it has been read into memory, else empty.
         mask_origin: how the mask was made, where the data set says so.
-        tags: what else the data set says of it, each ``NAME`` or ``NAME=VALUE``; ``--slice NAME`` slices by them.
         edited_words: a word of ``source_prompt`` and one of ``target_prompt`` that name what is edited, where the data
             set annotates them (PIE-Bench's ``blended_word``).
+        tags: what else the data set says of it, each ``NAME`` or ``NAME=VALUE``; ``--slice NAME`` slices by them.
     """
 
     id: str

@@ -127,7 +127,10 @@ def build(
     tedbench: Annotated[Path, typer.Option(help="A TEdBench download: input_list.json and originals/.")],
     annotations: Annotated[Path, typer.Option(help="The authors' data.json.")],
     out: Annotated[Path, typer.Option(help="The folder to make: new, empty, or from the same build.")],
-    masks: Annotated[Path | None, typer.Option(help="A folder of masks, <stem>.png.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="A folder of masks, <stem>.png.", show_default="the masks that come along, which are ours"),
+    ] = None,
 ) -> None:
     """Make IMBA from a TEdBench download, by copy, and name what could not be matched.
 
@@ -141,6 +144,8 @@ def build(
     report = build_imba(tedbench, annotations, out, masks)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"{out}: {report.images} images, {report.masks} masks")
+    if masks is None and report.masks:
+        console.print("The masks are ours and not the authors', who published none; see the manual's page on masks.")
     groups = {
         "under another name": [f"{name} from {source}" for name, source in report.renamed.items()],
         "images not found": report.missing_images,

@@ -232,9 +232,9 @@ def test_a_missing_or_empty_mask_is_named(editor: Editor, backbone: Backbone) ->
 
 def test_pipeline_edits_one_picture(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
     sample = make_sample()
-    assert isinstance(sample.image, Image.Image) and isinstance(sample.mask, np.ndarray)
+    assert isinstance(sample.image, Image.Image) and isinstance(sample.region, np.ndarray)
     pipeline = CPAMPipeline(CPAM(), backbone)
-    picture = pipeline(sample.image, sample.mask, sample.target_prompt, steps=STEPS)
+    picture = pipeline(sample.image, sample.region, sample.target_prompt, steps=STEPS)
     assert np.array_equal(np.asarray(picture), edit(CPAM(), backbone))
     assert capsys.readouterr().out == ""
 
