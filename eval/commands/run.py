@@ -14,7 +14,9 @@ from cpam_bench.eval.commands.options import (
     DataSet,
     Device,
     Dtype,
+    LayoutLabel,
     Limit,
+    MaskThreshold,
     Model,
     ResizeBy,
     Samples,
@@ -53,6 +55,11 @@ def run(
         ),
     ] = None,
     dataset: DataSet = "pocket",
+    layout: LayoutLabel = None,
+    mask_threshold: MaskThreshold = None,
+    incomplete: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do where samples cannot be edited or scored.")
+    ] = "refuse",
     backbone: Model = "pocket",
     out: Annotated[
         Path | None,
@@ -193,10 +200,10 @@ def run(
 
     import cpam_bench.imba.dataset
 
-    whole = cpam_bench.imba.dataset.load(dataset)
-    data = only(whole.first(limit), samples)
-    for warning in cpam_bench.imba.dataset.require_complete(data):
-        say(str(warning))
+    whole = cpam_bench.imba.dataset.load(dataset, layout, mask_threshold)
+    data = ready(only(whole.first(limit), samples), incomplete)
+    for line in registry.leave_out_without_masks(editors, data.samples):
+        say(line)
 
     from cpam_bench.eval.methods.ready_made import survey
     from cpam_bench.eval.run.settings import Settings
@@ -238,6 +245,29 @@ def run(
     else:
         say(f"The pictures are in {folder / 'edits'}. Score them with: cpam-bench score {folder}")
     report_failures(outcome.failures)
+
+
+def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
+    """The samples that can be edited and scored; what is to be said of them and of the others is said.
+
+    Raises:
+        UserError: some cannot, and they are not to be skipped, or none can.
+    """
+    from cpam_bench.imba.dataset import require_complete, summarize, validate
+
+    left_out: list[str] = []
+    if incomplete == "skip":
+        kept, errors = data.complete(validate(data))
+        left_out = summarize(errors, len(data))
+        if not kept.samples:
+            raise UserError(f"no sample of {data.name} is complete; cpam-bench data validate {data.root} lists why")
+        say(f"{len(kept)} of {len(data)} samples are complete")
+        data = kept
+    for line in left_out:
+        say(f"left out: {line}")
+    for line in summarize(require_complete(data), len(data)):
+        say(f"warning: {line}")
+    return data
 
 
 def execute_or_tell(

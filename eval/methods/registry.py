@@ -14,6 +14,8 @@ from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpam_bench.baselines.imported import Imported
     from cpam_bench.cpam.editing import Editor
     from cpam_bench.imba.sample import Sample
@@ -72,6 +74,30 @@ def choose(methods: str) -> tuple[dict[str, Editor], list[str]]:
                 f" and ready-made pictures join with --import {label}"
             )
     return dict(make(label) for label in labels), problems
+
+
+def needs_mask(editor: Any) -> bool:
+    """Whether an editor cannot edit without a mask: its class says so, or its switch ``masked`` is on."""
+    return bool(getattr(editor, "needs_mask", getattr(editor, "masked", False)))
+
+
+def leave_out_without_masks(editors: dict[str, Editor], samples: Sequence[Sample]) -> list[str]:
+    """Take out the methods that need a mask where samples have none; returns what to say of each.
+
+    Raises:
+        UserError: no method is left that edits.
+    """
+    bare = [sample.id for sample in samples if sample.region is None]
+    gone = [label for label, editor in editors.items() if bare and needs_mask(editor)]
+    for label in gone:
+        del editors[label]
+    if gone and not any(editor.edits for editor in editors.values()):
+        raise UserError(
+            f"{', '.join(gone)} need a mask, and {len(bare)} of {len(samples)} samples have none ({bare[0]} first);"
+            " give the data set masks, or name other methods"
+        )
+    lack = f"{len(bare)} of {len(samples)} samples have none ({bare[0]} first)" if bare else ""
+    return [f"left out: {label} needs a mask, and {lack}" for label in gone]
 
 
 def imported(label: str) -> Imported:

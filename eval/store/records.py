@@ -244,7 +244,8 @@ class Edit:
 class Task:
     """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
 
-    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it.
+    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it; ``tags`` are the data
+    set's own, each ``NAME`` or ``NAME=VALUE``.
     """
 
     id: str
@@ -259,6 +260,7 @@ class Task:
     image_sha256: str = ""
     mask_sha256: str | None = None
     truth_sha256: str | None = None
+    tags: list[str] = field(default_factory=list, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -270,7 +272,7 @@ def plain(record: Any) -> dict[str, Any]:
     data = {
         one.name: _plain(getattr(record, one.name))
         for one in fields(record)
-        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) == one.default)
+        if one.name != "more" and not (one.metadata.get("optional") and not getattr(record, one.name))
     }
     return {**data, **record.more}
 

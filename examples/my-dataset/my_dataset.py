@@ -1,7 +1,6 @@
-"""The smallest layout that is of use: each picture with its prompt in a text file and its mask beside it.
+"""A small layout: beside each picture ``NAME.jpg`` stand its prompt ``NAME.txt`` and its mask ``NAME.mask.png``.
 
-``dog.png``, ``dog.txt`` and ``dog.mask.png``, white on what is to change, are a sample.  After ``pip install
-examples/my-dataset``, ``cpam-bench run --dataset FOLDER`` knows such a folder by itself.
+After ``pip install examples/my-dataset``, ``cpam-bench run --dataset FOLDER`` recognises such a folder.
 """
 
 from __future__ import annotations
@@ -12,38 +11,37 @@ from typing import ClassVar
 
 from cpam_bench.imba.common.labels import parameter
 from cpam_bench.imba.layouts.layout import Content, Recognition
+from cpam_bench.imba.pictures import MaskFile
 from cpam_bench.imba.problems import Problem
 from cpam_bench.imba.sample import Sample
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pictures with a text file each."""
+class Sidecar:
+    """Pictures with a text and a mask beside each."""
 
-    name: ClassVar[str] = "pairs"
-    title: ClassVar[str] = "pictures, each with its prompt in a .txt and its mask in a .mask.png"
-    reference: ClassVar[str] = "an example"
+    name: ClassVar[str] = "sidecar"
+    title: ClassVar[str] = "Sidecar: NAME.jpg, NAME.txt and NAME.mask.png side by side"
+    reference: ClassVar[str] = "an example of cpam-bench"
 
-    suffix: str = parameter(".png", "of the pictures", "an example")
+    suffix: str = parameter(".jpg", "of the pictures", "the example")
 
     def recognises(self, root: Path) -> Recognition | None:
-        if not root.is_dir():
-            return None
-        texts = sorted(root.glob("*.txt"))
-        pictures = [path for path in texts if path.with_suffix(self.suffix).is_file()]
-        return Recognition(f"{pictures[0].stem}{self.suffix} has its prompt beside it") if pictures else None
+        texts = list(root.glob("*.txt")) if root.is_dir() else []
+        pictures = [text for text in texts if text.with_suffix(self.suffix).is_file()]
+        if pictures:
+            return Recognition(f"{len(pictures)} of {len(texts)} texts have a picture beside them")
+        return None
 
     def read(self, root: Path) -> Content:
-        samples: list[Sample] = []
-        problems: list[Problem] = []
-        records: dict[str, str] = {}
-        for index, text in enumerate(sorted(root.glob("*.txt"))):
-            image, mask = text.with_suffix(self.suffix), text.with_suffix(".mask.png")
-            records[text.stem] = text.read_text(encoding="utf-8").strip()
-            for path, what in ((image, "image"), (mask, "mask")):
-                if not path.is_file():
-                    missing = f"{path.name}, its {what}, is not there"
-                    problems.append(Problem("error", missing, "Put it there", record=index, sample=text.stem))
-            region = mask if mask.is_file() else None
-            samples.append(Sample(id=text.stem, image=image, region=region, target_prompt=records[text.stem]))
-        return Content(samples, problems, records, len(records), list(range(len(records))))
+        samples, problems, records = [], [], {}
+        texts = sorted(root.glob("*.txt"))
+        for text in texts:
+            picture, mask = text.with_suffix(self.suffix), text.with_suffix(".mask.png")
+            records[text.stem] = prompt = text.read_text(encoding="utf-8").strip()
+            if not picture.is_file():
+                problems.append(Problem("error", "the image is missing", "Put it there", text.stem, file=picture.name))
+            if not mask.is_file():
+                problems.append(Problem("error", "the mask is missing", "Draw it", text.stem, file=mask.name))
+            samples.append(Sample(text.stem, picture, MaskFile(mask) if mask.is_file() else None, prompt))
+        return Content(samples, problems, records, len(texts), list(range(len(texts))))
