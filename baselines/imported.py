@@ -12,10 +12,11 @@ from PIL import Image
 
 from cpam_bench.cpam.editing import Capabilities, parameter
 from cpam_bench.cpam.source import Source
-from cpam_bench.imba.build import PICTURES, RENAMED
-from cpam_bench.imba.dataset import digest
+from cpam_bench.imba.build import RENAMED
+from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.sample import Sample, read_picture
+from cpam_bench.imba.pictures import SUFFIXES, read_picture
+from cpam_bench.imba.sample import Sample
 
 NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEdBench names Imagic's results"
 
@@ -44,14 +45,14 @@ class Imported:
         if not Path(self.folder).is_dir():
             raise UserError(f"--import {self.called}: folder {self.folder} does not exist")
         if not self.pictures:
-            raise UserError(f"--import {self.called}: folder {self.folder} holds no pictures ({', '.join(PICTURES)})")
+            raise UserError(f"--import {self.called}: folder {self.folder} holds no pictures ({', '.join(SUFFIXES)})")
 
     @cached_property
     def pictures(self) -> dict[str, list[Path]]:
         """The folder's pictures by what their names say."""
         found: dict[str, list[Path]] = {}
         for path in sorted(Path(self.folder).iterdir()):
-            if path.suffix.lower() in PICTURES:
+            if path.suffix.lower() in SUFFIXES:
                 found.setdefault(_key(path.stem), []).append(path)
         return found
 
@@ -66,8 +67,8 @@ class Imported:
         if image:
             stem = Path(image).stem
             # TEdBench's names keep the image's extension, which is not always that of the benchmark's copy.
-            names = [image, stem, *(f"{stem}{suffix}" for suffix in PICTURES)]
-            names += [f"{RENAMED[stem]}{suffix}" for suffix in ("", *PICTURES) if stem in RENAMED]
+            names = [image, stem, *(f"{stem}{suffix}" for suffix in SUFFIXES)]
+            names += [f"{RENAMED[stem]}{suffix}" for suffix in ("", *SUFFIXES) if stem in RENAMED]
             keys += [_key(f"{name}-{sample.target_prompt}") for name in names]
         found = next((self.pictures[key] for key in keys if key in self.pictures), [])
         if len(found) > 1 and len({digest(path) for path in found}) > 1:
@@ -86,7 +87,13 @@ class Imported:
         path = self.picture(sample)
         if path is None:
             raise UserError(f"sample {sample.id}: {self.folder} has no picture of it; name it {NAMING}")
-        return source.backbone.fit(read_picture(path, f"sample {sample.id}: imported picture"))
+        picture = read_picture(path, f"sample {sample.id}: imported picture")
+        if not picture.convert("RGB").getbbox():
+            raise UserError(
+                f"sample {sample.id}: the imported picture {path} is black all over, as a safety checker leaves it or"
+                " NaN latents become; make it again without"
+            )
+        return source.backbone.fit(picture)
 
 
 def _key(name: str) -> str:

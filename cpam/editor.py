@@ -298,7 +298,7 @@ class CPAMPipeline:
         sample = Sample(
             id="picture",
             image=image,
-            mask=region,
+            region=region,
             target_prompt=prompt,
             object_prompt=object_prompt,
             retain_object=retain_object,

@@ -31,7 +31,7 @@ class Source:
         self.backbone = backbone
         self.steps = steps
         self.image: Image.Image = backbone.fit(sample.read_image())
-        self.mask: np.ndarray | None = None if sample.mask is None else backbone.fit_mask(sample.read_mask())
+        self.mask: np.ndarray | None = None if sample.region is None else backbone.fit_mask(sample.read_mask())
 
     @cached_property
     def latents(self) -> Tensor:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpam_bench.imba.dataset import digest, mask_name, read_records, unsafe
+from PIL import Image
+
+from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.layout import unsafe
+from cpam_bench.imba.layouts.release import mask_name, read_records
+from cpam_bench.imba.pictures import SUFFIXES
+
+MASKS = Path(__file__).parent / "data" / "masks"
+"""Masks that come along for IMBA's photographs: ours, for the authors published none."""
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Extensions under which an image is looked for; IMBA's ``bird.png`` is TEdBench's ``bird.jpeg``."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = Non
         tedbench: the download: ``input_list.json`` (``img_name``, ``target_text``) and ``originals/``.
         annotations: the authors' ``data.json``.
         out: a new or empty folder, or one that an earlier run of the same build has made.
-        masks: a folder of ``<stem>.png``, if there are masks.
+        masks: a folder of ``<stem>.png``; None takes :data:`MASKS`, for pictures of the size that they were drawn on.
 
     Raises:
         UserError: an input is missing or unreadable, the annotations name a file outside the layout, or ``out`` holds
@@ -80,11 +86,14 @@ def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = Non
         plan[f"images/{name}"] = found
         if found.name != name:
             renamed[name] = found.name
-    for name in dict.fromkeys(mask for _, mask, _ in wanted):
-        if masks is not None and (masks / name).is_file():
-            plan[f"masks/{name}"] = masks / name
+    for mask, image in {mask: image for image, mask, _ in reversed(wanted)}.items():
+        source = plan.get(f"images/{image}")
+        if masks is not None and (masks / mask).is_file():
+            plan[f"masks/{mask}"] = masks / mask
+        elif masks is None and isinstance(source, Path) and _drawn_on(source, mask):
+            plan[f"masks/{mask}"] = MASKS / mask
         else:
-            missing_masks.append(name)
+            missing_masks.append(mask)
     images = sum(name.startswith("images/") for name in plan)
     copied_masks = len(plan) - images
     plan["data.json"] = annotations.read_bytes()  # last: a folder without it is not a data set yet
@@ -102,6 +111,18 @@ def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = Non
         [(image, text) for image, _, text in wanted if _key(image, text) not in theirs],
         [(image, text) for image, text in listed if _key(image, text) not in ours],
     )
+
+
+def _drawn_on(picture: Path, mask: str) -> bool:
+    """Whether a mask comes along, and was drawn on a picture of this one's size."""
+    record = (MASKS / mask).with_suffix(".json")
+    if not record.is_file():
+        return False
+    try:
+        with Image.open(picture) as opened:
+            return bool(list(opened.size) == json.loads(record.read_text(encoding="utf-8"))["size"])
+    except OSError:  # a damaged picture, which validate names
+        return False
 
 
 def publish(out: Path, plan: Mapping[str, Path | bytes]) -> None:
@@ -187,11 +208,14 @@ def _stem(name: str) -> str:
 
 
 def _match(name: str, files: list[Path]) -> Path | None:
-    """The file of that name; else the one of that stem, or several of that stem if their contents are the same."""
+    """The file of that name; else the one of that stem, or several of that stem if their contents are the same.
+
+    Extensions may differ: IMBA's ``bird.png`` is TEdBench's ``bird.jpeg``.
+    """
     for path in files:
         if path.name == name:
             return path
-    alike = [path for path in files if _stem(path.name) == _stem(name) and path.suffix.lower() in PICTURES]
+    alike = [path for path in files if _stem(path.name) == _stem(name) and path.suffix.lower() in SUFFIXES]
     return alike[0] if len({digest(path) for path in alike}) == 1 else None
 
 

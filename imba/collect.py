@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cpam_bench.imba.dataset import load, mask_name, read_records, slug, unsafe
+from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.layout import slug, unsafe
+from cpam_bench.imba.layouts.release import Release, mask_name, read_records
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.sample import Altered, Kind
 
@@ -92,7 +94,7 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
         UserError: there is no such sample, it has a mask already, or the mask does not fit its image.
     """
     with _locked(root):
-        data, records = load(root), _records(root)
+        data, records = load(root, Release.name), _records(root)
         indices = dict(zip((sample.id for sample in data), data.indices, strict=True))
         if id not in indices:
             raise UserError(f"{root} has no sample {id}")
@@ -118,8 +120,8 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
 
 def without_mask(root: Path) -> list[str]:
     """Ids of the samples whose mask is missing and whose image is there, in the data set's order."""
-    data = load(root)
-    return [sample.id for sample in data if sample.mask is None and Path(str(sample.image)).is_file()]
+    data = load(root, Release.name)
+    return [sample.id for sample in data if sample.region is None and Path(str(sample.image)).is_file()]
 
 
 def _check(made: MadeMask, size: tuple[int, int]) -> None:
@@ -141,7 +143,7 @@ def _records(root: Path) -> list[Any]:
 
 def _free(root: Path, records: list[Any], stem: str) -> str:
     """An id that neither a record nor a file has."""
-    ids = {sample.id.lower() for sample in load(root)} if records else set()
+    ids = {sample.id.lower() for sample in load(root, Release.name)} if records else set()
     number, id = 1, stem
     while id.lower() in ids or any((root / folder / f"{id}.png").exists() for folder in ("images", "masks")):
         number += 1

@@ -48,6 +48,7 @@ def info(dataset: DatasetName) -> None:
         f"[bold]{escape(data.name)}[/bold]  {escape(str(data.root))}\n"
         f"{len(data)} samples on {len(images)} images, from {data.records} records; "
         f"fingerprint {data.fingerprint[:12]}\n"
+        f"layout {escape(data.layout)}: {escape(data.why)}\n"
     )
     console.print(_counts(data))
     _print_problems(console, data, data.problems)
@@ -78,7 +79,10 @@ def build(
     tedbench: Annotated[Path, typer.Option(help="A TEdBench download: input_list.json and originals/.")],
     annotations: Annotated[Path, typer.Option(help="The authors' data.json.")],
     out: Annotated[Path, typer.Option(help="The folder to make: new, empty, or from the same build.")],
-    masks: Annotated[Path | None, typer.Option(help="A folder of masks, <stem>.png.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="A folder of masks, <stem>.png.", show_default="the masks that come along, which are ours"),
+    ] = None,
 ) -> None:
     """Make IMBA from a TEdBench download, by copy, and name what could not be matched.
 
@@ -92,6 +96,8 @@ def build(
     report = build_imba(tedbench, annotations, out, masks)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"{out}: {report.images} images, {report.masks} masks")
+    if masks is None and report.masks:
+        console.print("The masks are ours and not the authors', who published none; see the manual's page on masks.")
     groups = {
         "under another name": [f"{name} from {source}" for name, source in report.renamed.items()],
         "images not found": report.missing_images,
@@ -155,8 +161,8 @@ def masks_check(
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Contact sheet of all masks.")] = None,
 ) -> None:
     """Measure masks from one click in a box against the exact masks of pocket objects; exit code 1 below 0.8 IoU."""
-    from cpam_bench.imba.masking.made import overlay
     from cpam_bench.imba.masking.segmenters import for_clicks
+    from cpam_bench.imba.pictures import overlay
     from cpam_bench.imba.pocket import clicks as check
 
     tool = for_clicks(segmenter)
@@ -204,6 +210,30 @@ def annotate(
     from cpam_bench.eval.studio.serve import serve_annotation
 
     serve_annotation(dataset, port, browse)
+
+
+def datasets() -> None:
+    """List the layouts of data sets that are read, and how each is told.
+
+    A data set is a folder, recognised by what it holds; another package adds a layout by an entry point.
+    """
+    from rich.table import Table
+
+    from cpam_bench.eval.commands.terminal import console, say
+    from cpam_bench.imba.layouts.layout import LAYOUTS
+
+    found, broken = LAYOUTS.load_all()
+    table = Table(title="layouts of data sets", title_justify="left")
+    for column in ("name", "title", "reference", "package"):
+        table.add_column(column, overflow="fold")
+    for name, layout in found.items():
+        table.add_row(name, layout.title, layout.reference, LAYOUTS.package_of(name))
+    console().print(table)
+    console().print(
+        "pocket is the embedded benchmark. cpam-bench data info PATH says what a folder is told as, and why."
+    )
+    for reason in broken.values():
+        say(f"broken: {reason}")
 
 
 def _counts(data: Dataset) -> Table:

@@ -81,7 +81,7 @@ def edit(
     from cpam_bench.eval.methods import registry
     from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
-    from cpam_bench.imba.sample import read_picture
+    from cpam_bench.imba.pictures import read_picture, to_rgb, upright
 
     # Everything that can be wrong without a model comes first.
     wanted = [method, *split(compare)]
@@ -93,7 +93,7 @@ def edit(
         raise UserError("give one of --mask, --click with --box, --polygon, --stroke and --select, not several")
     polygons = [_points(text, "--polygon") for text in polygon or ()]
     strokes = [_points(text, "--stroke") for text in stroke or ()]
-    picture = read_picture(image, "picture").convert("RGB")
+    picture = to_rgb(upright(read_picture(image, "picture")))
     targets = _targets(out, editors)
     if not overwrite and (there := [path for path in targets.values() if path.exists()]):
         raise UserError(f"{there[0]} is there already; give another --out, or --overwrite")

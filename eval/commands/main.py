@@ -33,7 +33,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "The paper": (paper.table, paper.figure),
     "Trust": (check.status, check.verify, check.rerun),
     "Share": (share.report, share.export),
-    "What there is": (methods.methods, metrics.metrics),
+    "What there is": (methods.methods, metrics.metrics, data.datasets),
 }
 """The commands, by what one comes for."""
 

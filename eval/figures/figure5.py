@@ -17,7 +17,7 @@ from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.errors import Damaged, UserError
-from cpam_bench.imba.masking.made import overlay
+from cpam_bench.imba.pictures import overlay
 
 Pick = Literal["random", "gain", "loss"]
 """Samples chosen by chance (seeded), or by where the first method beats or loses against the second."""

@@ -17,8 +17,9 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.figures.sheet import sheet
 from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.masking.made import MadeMask, overlay
+from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import for_words
+from cpam_bench.imba.pictures import overlay
 from cpam_bench.imba.sample import Kind, Sample
 
 ID = "picture"
@@ -71,7 +72,7 @@ def make_sample(
     return Sample(
         id=ID,
         image=image,
-        mask=mask,
+        region=~mask if mask is not None and chosen == "background" else mask,
         target_prompt=prompt,
         object_prompt=object_prompt,
         altered="background" if chosen == "background" else "foreground",

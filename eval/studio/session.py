@@ -19,9 +19,11 @@ from cpam_bench.imba import collect
 from cpam_bench.imba.common.labels import canonical
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.masking.made import MadeMask, Origin, overlay
+from cpam_bench.imba.layouts.release import object_region
+from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
-from cpam_bench.imba.sample import Kind, read_picture
+from cpam_bench.imba.pictures import overlay, read_picture, to_rgb, upright
+from cpam_bench.imba.sample import Kind
 
 VIEW = (512, 768)
 """Least and greatest longest edge in pixels at which a picture is shown; masks are made and kept at its own size."""
@@ -293,12 +295,10 @@ class Studio:
         except KeyError:
             raise UserError(f"{self.collect} has no sample {id} any more") from None
         made = None
-        if sample.mask is not None:
-            mask = sample.read_mask()
-            stored = ~mask if sample.altered == "background" else mask
-            made = MadeMask(
-                stored, sample.mask_origin or Origin(tool="file", inputs={"name": Path(str(sample.mask)).name})
-            )
+        if sample.region is not None:
+            stored = object_region(sample, sample.read_mask())
+            name = sample.region_file.name if sample.region_file else ""
+            made = MadeMask(stored, sample.mask_origin or Origin(tool="file", inputs={"name": name}))
         session.open(sample.read_image(), made, id)
         return sample
 
@@ -311,4 +311,4 @@ def open_file(session: Session, path: str | None) -> None:
     """
     if not path:
         raise UserError("no file was given")
-    session.open(read_picture(Path(path), "picture").convert("RGB"))
+    session.open(to_rgb(upright(read_picture(Path(path), "picture"))))

@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.masking import recipes
-from cpam_bench.imba.masking.made import overlay
-from cpam_bench.imba.sample import read_picture
+from cpam_bench.imba.pictures import overlay, read_picture
 
 COLUMNS = 8
 EDGE = 224

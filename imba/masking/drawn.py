@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw
 
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask, Origin
-from cpam_bench.imba.sample import Sample
+from cpam_bench.imba.pictures import MaskFile
 
 Points = Sequence[tuple[float, float]]
 
 
 def from_file(path: Path, size: tuple[int, int]) -> MadeMask:
-    """A mask from a picture, by the layout's rule (not zero is marked; see ``Sample.read_mask``).
+    """A mask from a picture, of which the brighter half is marked.
 
     Args:
         path: the file.
@@ -27,7 +27,7 @@ def from_file(path: Path, size: tuple[int, int]) -> MadeMask:
     Raises:
         UserError: it cannot be read, has another size, or marks nothing.
     """
-    mask = Sample("of the picture", Image.new("RGB", size), path, "").read_mask()
+    mask = MaskFile(path, turn=True).read("mask")
     if mask.shape[::-1] != size:
         raise UserError(
             f"mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels and its picture {size[0]} x {size[1]};"

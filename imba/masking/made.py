@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cpam_bench.imba.errors import UserError
@@ -67,12 +66,3 @@ class MadeMask:
             raise UserError(f"nothing is left of the mask after {', '.join(names)}; shrink it less")
         origin = self.origin.model_copy(update={"operations": [*self.origin.operations, *names]})
         return MadeMask(mask, origin)
-
-
-def overlay(picture: Image.Image, mask: np.ndarray, share: float = 0.55) -> Image.Image:
-    """The picture with the mask, bool (H, W) of any size, in red; ``share`` is how much of the red covers it."""
-    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
-    pixels = np.asarray(picture.convert("RGB")).astype(float)
-    marked = np.asarray(inside) > 127
-    pixels[marked] = (1 - share) * pixels[marked] + share * np.array([230, 40, 60])
-    return Image.fromarray(pixels.round().astype(np.uint8))

@@ -29,7 +29,7 @@ from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking import operations
 from cpam_bench.imba.masking.drawn import from_polygons, from_strokes
 from cpam_bench.imba.masking.segmenters import Clicks, GrabCut, cut
-from cpam_bench.imba.sample import read_picture
+from cpam_bench.imba.pictures import read_picture
 
 MASKS = Path(__file__).parent.parent / "data" / "masks"
 """Folder of the masks that we drew for IMBA's photographs, one ``<stem>.png`` and ``<stem>.json`` each."""

@@ -167,12 +167,12 @@ def test_mask_control_is_what_it_says(name: str, backbone: Backbone) -> None:
     other[8:60, 8:60] = True
 
     def hears(editor: Any) -> bool:
-        return not np.array_equal(edit(editor, backbone), edit(editor, backbone, mask=other))
+        return not np.array_equal(edit(editor, backbone), edit(editor, backbone, region=other))
 
     editor = make(name)
     if not editor.capabilities.mask_control:
         assert not hears(editor)
-        assert edit(editor, backbone, mask=None).shape == (128, 128, 3)
+        assert edit(editor, backbone, region=None).shape == (128, 128, 3)
         return
     switches = [field.name for field in dataclasses.fields(editor) if isinstance(field.default, bool)]
     turned = (dataclasses.replace(editor, **{switch: not getattr(editor, switch)}) for switch in switches)

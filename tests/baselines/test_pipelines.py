@@ -50,7 +50,7 @@ def sample() -> Sample:
     return Sample(
         id="apple-orange",
         image=scene.image,
-        mask=scene.masks[0],
+        region=scene.masks[0],
         target_prompt="a photo of an orange on a beach",
         source_prompt="a photo of an apple on a beach",
     )

@@ -204,7 +204,7 @@ def test_editors_are_deterministic_and_caption_free(editor: Editor, backbone: Ba
 def test_mask_control(editor: Editor, uses_mask: bool, backbone: Backbone) -> None:
     other = np.zeros((128, 128), bool)
     other[8:60, 8:60] = True
-    assert np.array_equal(edit(editor, backbone), edit(editor, backbone, mask=other)) != uses_mask
+    assert np.array_equal(edit(editor, backbone), edit(editor, backbone, region=other)) != uses_mask
 
 
 def test_identity_is_the_source(backbone: Backbone) -> None:
@@ -225,16 +225,16 @@ def test_normal_layers_are_drawn_by_the_seed(backbone: Backbone) -> None:
 @pytest.mark.parametrize("editor", [CPAM(), MasaCtrl(masked=True)], ids=str)
 def test_a_missing_or_empty_mask_is_named(editor: Editor, backbone: Backbone) -> None:
     with pytest.raises(UserError, match="apple-orange"):
-        edit(editor, backbone, mask=None)
+        edit(editor, backbone, region=None)
     with pytest.raises(UserError, match="apple-orange"):
-        edit(editor, backbone, mask=np.zeros((128, 128), bool))
+        edit(editor, backbone, region=np.zeros((128, 128), bool))
 
 
 def test_pipeline_edits_one_picture(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
     sample = make_sample()
-    assert isinstance(sample.image, Image.Image) and isinstance(sample.mask, np.ndarray)
+    assert isinstance(sample.image, Image.Image) and isinstance(sample.region, np.ndarray)
     pipeline = CPAMPipeline(CPAM(), backbone)
-    picture = pipeline(sample.image, sample.mask, sample.target_prompt, steps=STEPS)
+    picture = pipeline(sample.image, sample.region, sample.target_prompt, steps=STEPS)
     assert np.array_equal(np.asarray(picture), edit(CPAM(), backbone))
     assert capsys.readouterr().out == ""
 

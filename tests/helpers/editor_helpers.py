@@ -19,7 +19,7 @@ def make_sample(**changes: object) -> Sample:
     values: dict[str, object] = {
         "id": "apple-orange",
         "image": scene.image,
-        "mask": scene.masks[0],
+        "region": scene.masks[0],
         "target_prompt": "a photo of an orange on a beach",
         "object_prompt": "an orange",
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from cpam_bench.imba.build import build, publish
@@ -22,7 +23,7 @@ def record(img_name: str, target_text: str, alter_mask: str | None = None) -> di
         "object": "foreground",
         "alter_mask": alter_mask,
         "retain_object": False,
-        "object_prompt": "a thing",
+        "object_prompt": "",
     }
 
 
@@ -156,3 +157,18 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monk
     monkeypatch.undo()
     publish(tmp_path / "out", {"a": b"first", "b": b"second"})
     assert tree(tmp_path / "out") == {"a": b"first", "b": b"second"}
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "imba").is_dir(), reason="IMBA's photographs are not at hand")
+def test_imba_is_built_with_the_masks_that_come_along(tmp_path: Path) -> None:
+    """All but the one sample whose photograph is missing."""
+    imba = ROOT.parent / "shared" / "imba"
+    download = tmp_path / "tedbench"
+    (download / "originals").mkdir(parents=True)
+    for path in (imba / "images").iterdir():
+        (download / "originals" / path.name).symlink_to(path)
+    (download / "input_list.json").write_text("[]")
+    report = build(download, imba / "data.json", tmp_path / "IMBA")
+    assert report.masks == 48 and report.missing_masks == ["ball.png"]
+    bad = {problem.sample for problem in validate(load(tmp_path / "IMBA")) if problem.severity == "error"}
+    assert len(bad) <= 2

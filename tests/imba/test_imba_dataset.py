@@ -14,17 +14,20 @@ from PIL import Image
 
 from cpam_bench.imba.dataset import Problem, load, require_complete, summarize, validate
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.release import ReleaseMask
+from cpam_bench.imba.pictures import MaskFile
 from cpam_bench.imba.sample import Sample
 
 
 def record(img_name: str = "dog.png", target_text: str = "A photo of a cat.", **fields: Any) -> dict[str, Any]:
+    named = "a cat" if "a cat" in str(target_text) else ""
     return {
         "img_name": img_name,
         "target_text": target_text,
         "object": "foreground",
         "alter_mask": None,
         "retain_object": False,
-        "object_prompt": "a cat",
+        "object_prompt": named,
     } | fields
 
 
@@ -79,11 +82,9 @@ def test_the_mask_is_read_from_the_channel_of_the_layout(shape: tuple[int, ...],
         values[...] = 255
         values[..., channel] = 0
         values[(*inside, channel)] = 7
-    mask = Sample("s", Image.new("RGB", (5, 4)), values, "p").read_mask()
     expected = np.zeros((4, 5), bool)
     expected[inside] = True
-    assert mask.dtype == bool
-    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(ReleaseMask(Path("m.png")).channel(values) > 0, expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -97,13 +98,19 @@ def test_masks_of_every_png_mode_mean_the_same(tmp_path: Path, mode: str) -> Non
     else:
         image = Image.fromarray(expected.astype(np.uint8) * 255).convert(mode)
     image.save(tmp_path / "m.png")
-    mask = Sample("s", Image.new("RGB", (20, 16)), tmp_path / "m.png", "p").read_mask()
-    np.testing.assert_array_equal(mask, expected)
+    for region in (ReleaseMask(tmp_path / "m.png"), MaskFile(tmp_path / "m.png")):
+        mask = Sample("s", Image.new("RGB", (20, 16)), region, "p").read_mask()
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, expected)
 
 
-def test_a_background_sample_alters_the_complement_of_its_object() -> None:
-    sample = Sample("s", Image.new("RGB", (20, 16)), box(), "p", altered="background")
+def test_a_background_sample_alters_the_complement_of_its_object(tmp_path: Path) -> None:
+    (sample,) = load(dataset(tmp_path, [record(object="background")]))
     np.testing.assert_array_equal(sample.read_mask(), box() == 0)
+    # In memory the region is M_s, whatever is altered.
+    here = Sample("s", Image.new("RGB", (20, 16)), box() > 0, "p", altered="background")
+    np.testing.assert_array_equal(here.read_mask(), box() > 0)
+    np.testing.assert_array_equal(sample.loaded().read_mask(), box() == 0)
 
 
 def test_the_image_is_rgb_and_its_format_is_told_from_its_content(tmp_path: Path) -> None:
@@ -145,7 +152,7 @@ def test_a_record_arrives_typed(tmp_path: Path) -> None:
     assert sample == Sample(
         id="dog-a-photo-of-a-cat",
         image=root / "images" / "dog.png",
-        mask=root / "masks" / "dog_hat.png",
+        region=ReleaseMask(root / "masks" / "dog_hat.png"),
         target_prompt="A photo of a cat.",
         object_prompt="a cat",
         altered="object",
@@ -365,10 +372,10 @@ def test_a_mask_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "altered", "severity", "words"),
     [
-        (0, "foreground", "error", "is empty: there is nothing to alter"),
-        (255, "foreground", "warning", "fills the image: there is no background to score"),
-        (0, "background", "warning", "is empty: there is no background to score"),
-        (255, "background", "error", "fills the image: there is nothing to alter"),
+        (0, "foreground", "error", "the mask leaves nothing to alter"),
+        (255, "foreground", "warning", "the whole picture is to change: there is no background to score"),
+        (0, "background", "warning", "the whole picture is to change: there is no background to score"),
+        (255, "background", "error", "the mask leaves nothing to alter"),
     ],
 )
 def test_masks_of_one_value(tmp_path: Path, value: int, altered: str, severity: str, words: str) -> None:

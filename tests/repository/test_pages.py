@@ -25,7 +25,7 @@ COMMAND: Any = typer.main.get_command(app)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?:imba|cpam|baselines|eval|tests|docs|examples|results)/(?!community)[\w./-]*\w")
-MADE = ("results/runs", "baselines/NAME", "docs/methods/NAME")
+MADE = ("results/runs", "imba/layouts/NAME", "baselines/NAME", "docs/methods/NAME")
 """What pages speak of and the repository does not hold: runs, and names to be filled in."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -114,6 +114,7 @@ def test_what_cannot_be_ablated_is_said(groups: list[str], method: str, words: s
 
 
 @pytest.mark.usefixtures("fakes")
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     records = json.loads((data / "data.json").read_text())

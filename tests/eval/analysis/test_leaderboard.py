@@ -194,7 +194,8 @@ def test_a_run_that_is_not_scored(tmp_path):
 
 
 def test_edits_without_a_background_are_counted_out(clip, tmp_path):
-    todo = [replace(sample, mask=np.ones((64, 64), bool)) if i == 1 else sample for i, sample in enumerate(samples(3))]
+    todo = samples(3)
+    todo[1] = replace(todo[1], region=np.ones((64, 64), bool))
     run_all(tmp_path, editors(Brighten()), todo)
     score(Store.open(tmp_path), clip=clip)
     board = leaderboard([tmp_path])

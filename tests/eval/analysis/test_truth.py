@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
     todo = []
     for i, sample in enumerate(samples(4)):
         pixels = np.asarray(sample.image).copy()
-        pixels[sample.mask] = 255 - pixels[sample.mask]
+        pixels[sample.region] = 255 - pixels[sample.region]
         truth = tmp_path / f"{i}.png"
         Image.fromarray(pixels).save(truth)
         todo.append(replace(sample, truth=truth, kind="remove" if i < 3 else "pose"))

@@ -149,6 +149,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, clip: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_edits_made_again_are_the_same(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made, tmp_path / "moved")
     repeats = rerun(folder, count=20)

@@ -124,6 +124,7 @@ def test_limit_references_and_more_methods(started):
     assert table[["method", "n"]].values.tolist() == [["brighten:amount=3", 2], ["noise:scale=3", 2]]
 
 
+@pytest.mark.slow
 def test_all_methods_and_ready_made_pictures(started, tmp_path, points):
     points["lost"] = "no_such_module:Editor"
     pictures = tmp_path / "pictures"

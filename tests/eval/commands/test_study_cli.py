@@ -25,6 +25,7 @@ def study(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_papers_study_is_36000_ratings(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [f"m{i}" for i in range(9)], 50)
     text = study("init", run, "--out", tmp_path / "study", "--controls", 6)

@@ -80,13 +80,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from cpam_bench.cpam.backbone import Backbone
 
     names = {"brighten": "Brighten", "noise": "Noise"}
-    points = [
-        importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", registry.EDITORS.name) for n, kind in names.items()
-    ]
-    installed = importlib.metadata.entry_points
+    group, installed = registry.EDITORS.name, importlib.metadata.entry_points
+    points = [importlib.metadata.EntryPoint(n, f"run_helpers:{kind}", group) for n, kind in names.items()]
 
-    def entry_points(**chosen):  # type: ignore[no-untyped-def]
-        return points if chosen.get("group") == registry.EDITORS.name else installed(**chosen)
+    def entry_points(**chosen: str):  # type: ignore[no-untyped-def]
+        return points if chosen.get("group") == group else installed(**chosen)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     monkeypatch.setattr(Backbone, "load", lambda name, **_: FakeBackbone())

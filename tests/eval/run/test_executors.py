@@ -116,6 +116,7 @@ def test_a_worker_with_other_weights_is_refused(tmp_path: Path, tiny: Tiny) -> N
         tiny.run(tmp_path / "run", Processes(recipe, 1))
 
 
+@pytest.mark.slow
 def test_ray_makes_the_same_store_though_a_worker_is_killed(
     ray: Any, tmp_path: Path, tiny: Tiny, expected: Mapping[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +255,7 @@ def test_a_timeout_in_this_process_is_refused(tmp_path: Path) -> None:
         runner.run(store, samples(1), chosen, FakeBackbone(), timeout=1.0)
 
 
+@pytest.mark.slow
 def test_workers_leave_with_a_killed_driver_and_the_next_one_goes_on(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}

@@ -45,17 +45,20 @@ def run(folder: Path, *more: str, path: str | None = None) -> dict[str, str]:
     return versions
 
 
+@pytest.mark.slow
 def test_by_workers_in_processes(tmp_path: Path) -> None:
     folder = set_traps(tmp_path / "work", NAMES)
     versions = run(folder, "--executor", "processes", "--workers", "2", path=".")
     assert versions["cpam-bench code"] == code_hash()[:12]
 
 
+@pytest.mark.slow
 def test_of_another_version_or_a_library(tmp_path: Path) -> None:
     versions = run(set_traps(tmp_path / "work", OTHERS), "--executor", "processes", "--workers", "1")
     assert versions["cpam-bench code"] == code_hash()[:12]
 
 
+@pytest.mark.slow
 def test_by_actors_of_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     folder = set_traps(tmp_path / "work", (*NAMES, OTHERS[0]))

@@ -178,6 +178,7 @@ def _hold(folder, ready, done):
         done.wait(20)
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_work_in_one_folder(tmp_path):
     context = multiprocessing.get_context("forkserver")
     ready, done = context.Event(), context.Event()

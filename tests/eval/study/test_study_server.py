@@ -328,6 +328,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_killed_server_loses_nothing(study: Path) -> None:
     """SIGKILL between two ratings: the real process, the real port."""
     code = "import sys; from pathlib import Path as P; from cpam_bench.eval.study.server import serve; "

@@ -69,6 +69,7 @@ def files(folder: Any) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_elsewhere_is_the_run_here(url: str, clip: str, tmp_path: Path) -> None:
     chosen = editors(Brighten(), Noise())
     for folder in (url, str(tmp_path)):
@@ -97,6 +98,7 @@ def test_a_run_elsewhere_is_the_run_here(url: str, clip: str, tmp_path: Path) ->
         Store.create_or_resume(url, described(chosen, samples(1), steps=6))
 
 
+@pytest.mark.slow
 def test_what_reads_a_run_reads_it_elsewhere(clip: str, tmp_path: Path) -> None:
     url = f"memory://bench/{secrets.token_hex(4)}"
     run_all(place(url), editors(Brighten(), Noise()), samples(3))

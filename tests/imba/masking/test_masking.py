@@ -15,8 +15,9 @@ from cpam_bench.cpam.words import select
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking import operations
 from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
-from cpam_bench.imba.masking.made import MadeMask, Origin, overlay
+from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import SAM, Clicks, ClipSeg, GrabCut, Sam, for_clicks, for_words
+from cpam_bench.imba.pictures import overlay
 from cpam_bench.imba.pocket import clicks as check
 
 SIZE = (90, 60)
