@@ -124,8 +124,8 @@ class Imported:
         picture = to_rgb(stored.crop(self.shape(sample, path, stored.size)))
         if picture.getbbox() is None:
             raise UserError(
-                f"sample {sample.id}: {path} is black all over, as a safety checker or a failed edit leaves it; make it"
-                " again, or take it out of the folder"
+                f"sample {sample.id}: the imported picture {path} is black all over, as a safety checker leaves it or"
+                " NaN latents become; make it again without"
             )
         return source.backbone.fit(picture)
 

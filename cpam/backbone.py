@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers.utils import logging as transformers_logging
 
+from cpam_bench.cpam.finite import Watch
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.errors import UserError
 
@@ -164,9 +165,18 @@ class Backbone:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Image.Image:
-        """Latents (1, C, h, w) -> RGB image."""
+        """Latents (1, C, h, w) -> RGB image.
+
+        Raises:
+            NotFinite: latents or pixels are NaN or infinite, which would show as black.
+        """
         scaled = latents.to(self.device, self.dtype) / self.pipeline.vae.config.scaling_factor
-        pixels = self.pipeline.vae.decode(scaled).sample[0].float().clamp(-1, 1)
+        pixels = self.pipeline.vae.decode(scaled).sample[0].float()
+        watch = Watch("decoding")
+        watch.see(scaled)
+        watch.see(pixels)
+        watch.check()
+        pixels = pixels.clamp(-1, 1)
         return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
     # text -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.cpam.finite import Watch
 from cpam_bench.imba.errors import UserError
 
 
@@ -62,13 +63,19 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "
 
     The release evaluates null against null under classifier-free guidance: twice the work for the same result.
     As there, the noise at level t is predicted from the latents one level below.
+
+    Raises:
+        NotFinite: the latents are NaN or infinite; the message names the step.
     """
     schedule = backbone.schedule(steps)
     embedding = backbone.embed(prompt).expand(len(latents), -1, -1)
     latents = latents.float()
     path = [latents]
+    watch = Watch("inversion")
     for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):
         noise = backbone.predict(latents, timestep, embedding)
         latents = ddim(latents, noise, previous_alpha, alpha)
         path.append(latents)
+        watch.see(latents)
+    watch.check()
     return Trajectory(path, schedule)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cpam_bench.cpam.attention import AttentionControl, controlled
 from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.finite import Watch
 from cpam_bench.cpam.inversion import Trajectory
 
 SOURCE, NULL, TEXT = 0, 1, 2
@@ -45,6 +46,9 @@ def sample(
         source_prompt: what the :data:`SOURCE` lane is conditioned on.
         negative: what the :data:`NULL` lane is conditioned on: a prompt, or an embedding (1, tokens, D) for each step.
 
+    Raises:
+        NotFinite: the latents are NaN or infinite; the message names the step.
+
     Returns:
         The edited latents z_0, (B, C, h, w) float32; B is 1 for one sample.
     """
@@ -54,6 +58,7 @@ def sample(
     nulls = [backbone.embed(negative)] * len(schedule) if isinstance(negative, str) else negative
     source = trajectory.at(0)
     target = source if control is None else control.start(source)
+    watch = Watch("sampling")
     with nullcontext() if control is None else controlled(backbone.unet, control):
         for step, (timestep, alpha, previous_alpha) in enumerate(schedule.levels()):
             if control is None:
@@ -68,6 +73,8 @@ def sample(
             target = ddim(target, guided, alpha, previous_alpha)
             if control is not None:
                 target = control.after_step(source, target)
+            watch.see(target)
+    watch.check()
     return target
 
 

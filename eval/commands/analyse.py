@@ -136,7 +136,7 @@ def ablate(
         write(figure6.figure(scored, plan, shown), place / "modules.png")
         written.append(place / "modules.png")
     if "guidance" in plan.groups:
-        ablation.plot(found, place / "guidance.png", title)
+        figure6.plot(found, place / "guidance.png", title)
         written.append(place / "guidance.png")
     console().print(ablation.render(found, plan, title))
     for path in written:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cpam_bench.cpam.editing import Editor
-from cpam_bench.eval.run import driver as runner
+from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import Damaged, UserError
 from cpam_bench.imba.sample import Sample
@@ -101,10 +101,10 @@ def fill(store: Store, samples: Sequence[Sample], captioner: Captioner, backbone
     for sample in samples:
         if sample.source_prompt is None:
             with suppress(UserError):
-                prepared = runner.prepare(sample, backbone)
+                prepared = prepare(sample, backbone)
                 if caption := captioner(prepared.image):
                     sample = replace(sample, source_prompt=caption, caption_by=captioner.name)
                     written = replace(prepared.sample, source_prompt=caption, caption_by=captioner.name)
-                    runner.write_task(store, replace(prepared, sample=written))
+                    write_task(store, replace(prepared, sample=written))
         filled.append(sample)
     return filled

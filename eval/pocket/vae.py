@@ -37,7 +37,7 @@ def build() -> AutoencoderKL:
 
 def train(
     folder: Path,
-    steps: int = 5200,
+    steps: int = 12_000,
     batch: int = 8,
     scenes: int = 12_000,
     lr: float = 6e-4,

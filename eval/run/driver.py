@@ -10,11 +10,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.run.describe import versions
@@ -24,7 +21,7 @@ from cpam_bench.eval.run.messages import Began, Broken, Died, Finished, Made, Me
 from cpam_bench.eval.run.progress import Bars, bars
 from cpam_bench.eval.run.schedule import TRIES, Job, Schedule, Work, units
 from cpam_bench.eval.run.worker import Worker, failed
-from cpam_bench.eval.store.records import Task
+from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store, at_once
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -313,36 +310,6 @@ def warn(store: Store, samples: Sequence[Sample], backbone: Any) -> None:
     """Say which prompts the backbone cuts, and which packages are not those that the run began with."""
     _warn_of_versions(store)
     _warn_of_long_prompts(list(samples), backbone)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A sample with its pictures in memory, and as editors and metrics see it: image, mask and truth at one size."""
-
-    sample: Sample
-    image: Image.Image
-    mask: np.ndarray | None
-    truth: Image.Image | None
-
-
-def prepare(sample: Sample, backbone: Any) -> Prepared:
-    """Read a sample's pictures and make them fit a backbone.
-
-    Raises:
-        UserError: one of its files is missing, damaged or cut short.
-    """
-    loaded = sample.loaded()
-    mask = None if loaded.region is None else backbone.fit_mask(loaded.read_mask())
-    truth = loaded.read_truth()
-    return Prepared(loaded, backbone.fit(loaded.read_image()), mask, truth and backbone.fit(truth))
-
-
-def write_task(store: Store, prepared: Prepared) -> None:
-    """Store a sample as editors and metrics see it."""
-    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
-    said = {name: getattr(prepared.sample, name) for name in shared}
-    task = Task(**said | {"tags": list(prepared.sample.tags)})
-    store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 
 
 def _warn_of_long_prompts(samples: list[Sample], backbone: Any) -> None:

@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cpam_bench.eval.store.records import Task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sample with its pictures in memory, and as editors and metrics see it: image, mask and truth at one size."""
+
+    sample: Sample
+    image: Image.Image
+    mask: np.ndarray | None
+    truth: Image.Image | None
+
+
+def prepare(sample: Sample, backbone: Any) -> Prepared:
+    """Read a sample's pictures and make them fit a backbone.
+
+    Raises:
+        UserError: one of its files is missing, damaged or cut short.
+    """
+    loaded = sample.loaded()
+    mask = None if loaded.region is None else backbone.fit_mask(loaded.read_mask())
+    truth = loaded.read_truth()
+    return Prepared(loaded, backbone.fit(loaded.read_image()), mask, truth and backbone.fit(truth))
+
+
+def write_task(store: Store, prepared: Prepared) -> None:
+    """Store a sample as editors and metrics see it."""
+    shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
+    said = {name: getattr(prepared.sample, name) for name in shared}
+    task = Task(**said | {"tags": list(prepared.sample.tags)})
+    store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 
 
 def stored_sample(store: Store, id: str) -> Sample:

@@ -18,12 +18,9 @@ import pandas as pd
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, mean_interval, ranks
 from cpam_bench.eval.scoring.scored import Scored
-from cpam_bench.eval.store.store import Store
-from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
     from cpam_bench.cpam.editing import Editor
-    from cpam_bench.eval.study.means import Means
 
 Format = Literal["md", "csv", "latex"]
 
@@ -40,6 +37,9 @@ CAPTIONS = {
     "methods. Imagic is the fine-tuning method (FT).",
 }
 """What the paper writes above its tables."""
+
+FEWEST = 5
+"""Methods that a run must share with the paper before their order by other models is set beside the paper's."""
 
 MARKING = {
     2: "In print 0.149 (CPAM) is underlined as the second best LPIPS; by the numbers it is 0.148 (DiffEdit), as here.",
@@ -111,16 +111,6 @@ class Table:
     data: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class Opinions:
-    """Table 3: the published means, and a study's after them if there is one; the rest as in :class:`Table`."""
-
-    means: list[Means]
-    caption: str
-    notes: list[str]
-    data: pd.DataFrame
-
-
 def published(number: int) -> pd.DataFrame:
     """A published table: ``method`` and then its columns, as text, since the printed digits are part of it."""
     return pd.read_csv(PAPER / _FILES[number], dtype=str)
@@ -186,7 +176,7 @@ def table2() -> Table:
     """Table 2 as published."""
     paper = published(2)
     columns = [_marked(dict(zip(paper["method"], paper[m.name].astype(float), strict=True)), m) for m in METRICS]
-    rows = [[Cell(_name(method)), *(column[method] for column in columns)] for method in paper["method"]]
+    rows = [[Cell(printed_name(method)), *(column[method] for column in columns)] for method in paper["method"]]
     heads = ["Method", *(metric.title for metric in METRICS)]
     return Table(2, CAPTIONS[2], [], heads, [Block("", rows)], [MARKING[2]], paper)
 
@@ -217,7 +207,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
             label: {m.name: mean_interval(part.values(label, m.name)) for m in METRICS}
             for label in [*titles, *(label for label in run.methods if label not in titles)]
         }
-        rows, found = _beside(paper, means, matched, set(titles))
+        rows, found = _beside(paper, means, matched, set(titles), not scored.is_pocket)
         blocks.append(Block(f"{title} ({len(part.samples)} samples)" if slice else "", rows))
         records += [({"slice": title} if slice else {}) | record | {"protocol": statement} for record in found]
     caption = f"{CAPTIONS[2]} {statement}"
@@ -236,59 +226,14 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     return Table(2, caption, groups, heads, blocks, [reading, *notes, MARKING[2]], data)
 
 
-def table3(study: Path | None = None) -> Opinions:
-    """Table 3, alone or with a study's means beside it.
-
-    Args:
-        study: a study's folder, or a CSV file of ratings.
-
-    Raises:
-        UserError: there are no ratings, or packages of the extra ``study`` are missing.
-    """
-    from cpam_bench.eval.study import means as tables
-
-    paper = tables.read_means(PAPER / _FILES[3], "published")
-    if study is None:
-        return Opinions([_with_marks(paper)], CAPTIONS[3], [MARKING[3]], published(3))
-    try:
-        from cpam_bench.eval.study import aggregate, ratings
-    except ImportError as error:
-        raise UserError(f"the study needs the package {error.name}: pip install 'cpam-bench[study]'") from error
-
-    if not study.exists():
-        raise UserError(f"{study} is neither a study's folder nor a CSV file of ratings")
-    held = ratings.read(study)
-    report = aggregate.aggregate(held)
-    raters, images = int(report.means["raters"].max()), int(report.means["samples"].max())
-    statement = (
-        f"This study: {raters} raters, {images} images a method, scale {min(held.scale):g} to {max(held.scale):g}, "
-        f"± half the 95 % interval{_runs_of(study)}. The paper: 20 raters, 50 images a method, scale 1 to 6, "
-        "IMBA, SD 1.5."
-    )
-    rows = [
-        published(3).melt("method", var_name="question", value_name="mean").assign(source="published"),
-        report.means[["method", "question", "mean", "low", "high", "ratings"]].assign(source="this study"),
-    ]
-    data = pd.concat([frame.astype(object) for frame in rows], ignore_index=True).assign(protocol=statement)
-    data.insert(0, "source", data.pop("source"))
-    shown = [_with_marks(paper), _with_marks(report.table)]
-    return Opinions(shown, f"{CAPTIONS[3]} {statement}", [*report.notes, MARKING[3]], data)
-
-
-def render(table: Table | Opinions, format: Format) -> str:
+def render(table: Table, format: Format) -> str:
     """A table as Markdown, as LaTeX (booktabs; amssymb for Table 1), or as CSV with all digits.
 
     The caption says by which protocol was measured; in CSV the column ``protocol`` does.
     """
     if format == "csv":
         return table.data.to_csv(index=False, lineterminator="\n")
-    if isinstance(table, Opinions):
-        from cpam_bench.eval.study import means as tables
-
-        if format == "latex":
-            return tables.latex(table.means, " ".join([table.caption, *table.notes]).replace("±", "+/-"))
-        return _page(3, table.caption, tables.markdown(table.means), table.notes)
-    return _latex(table) if format == "latex" else _page(table.number, table.caption, _markdown(table), table.notes)
+    return _latex(table) if format == "latex" else page(table.number, table.caption, _markdown(table), table.notes)
 
 
 # matching -------------------------------------------------------------------------------------------------------------
@@ -347,32 +292,15 @@ def _protocol(scored: Scored) -> str:
     return statement
 
 
-def _runs_of(study: Path) -> str:
-    """What the edits of a study were made of, as far as its runs are still there to say so."""
-    from cpam_bench.eval.study import database
-
-    if not (study.is_dir() or study.suffix == ".db"):
-        return "; what was edited with which backbone is not in the file"
-    connection = database.connect(study, read_only=True)
-    try:
-        folders = [Path(folder) for folder in database.meta(connection)["runs"]]
-    finally:
-        connection.close()
-    told = []
-    for folder in folders:
-        try:
-            run = Store.open(folder).run
-            told.append(f"data set {run.dataset.name}, backbone {run.backbone.name}")
-        except UserError:
-            told.append(f"data set and backbone unknown, since {folder} is no longer there")
-    return "".join(f"; {line}" for line in dict.fromkeys(told))
-
-
 # rows -----------------------------------------------------------------------------------------------------------------
 
 
 def _beside(
-    paper: pd.DataFrame, means: Mapping[str, Mapping[str, Estimate]], matched: Mapping[str, str], editing: set[str]
+    paper: pd.DataFrame,
+    means: Mapping[str, Mapping[str, Estimate]],
+    matched: Mapping[str, str],
+    editing: set[str],
+    comparable: bool,
 ) -> tuple[list[list[Cell]], list[dict[str, Any]]]:
     """The rows of a block and the same as records: published methods first, then what only was measured, then tau."""
     names = _lines(list(paper.index), matched, list(means))
@@ -380,7 +308,7 @@ def _beside(
     records: dict[str, dict[str, Any]] = {}
     for name, label in names.items():
         counts = {estimate.n for estimate in means[label].values()} if label else set()
-        title = f"{name} (reference)" if label and label not in editing else _name(name)
+        title = f"{name} (reference)" if label and label not in editing else printed_name(name)
         rows[name] = [Cell(title), Cell("/".join(str(n) for n in sorted(counts, reverse=True)) or "–")]
         records[name] = {"method": name, "label": label}
     last = [Cell("Kendall's tau"), Cell("")]
@@ -392,13 +320,14 @@ def _beside(
         placed = dict(
             zip(common, zip(ranks(here, metric.higher), ranks(there, metric.higher), strict=True), strict=True)
         )
-        tau, p = kendall_tau(there, here)
+        tau, p = kendall_tau(there, here) if comparable or len(common) >= FEWEST else (math.nan, math.nan)
         marked = _marked(printed, metric)
         measured = _marked({name: found[name].mean for name in found if names[name] in editing}, metric)
         for name in names:
             estimate = found.get(name, Estimate(math.nan, math.nan, math.nan, 0))
             value = printed.get(name, math.nan)
-            difference = estimate.mean - value
+            # Where another thing was measured, only the order of the methods can be looked at.
+            difference = estimate.mean - value if comparable else math.nan
             rank, rank_published = placed.get(name, (None, None))
             cell = measured.get(name, Cell(_number(estimate.mean, metric.digits)))
             rows[name] += [
@@ -458,20 +387,16 @@ def _fine_tuned(method: str, is_so: bool) -> str:
     return f"{method} (FT)" if is_so else method
 
 
-def _name(method: str) -> str:
+def printed_name(method: str) -> str:
     """A method as the paper writes it: with "(FT)" if it is a fine-tuning method."""
     paper = published(1)
     return _fine_tuned(method, method in set(paper.loc[paper["fine_tuned"] == "yes", "method"]))
 
 
-def _with_marks(means: Means) -> Means:
-    return replace(means, methods=[_name(method) for method in means.methods])
-
-
 # formats --------------------------------------------------------------------------------------------------------------
 
 
-def _page(number: int, caption: str, body: str, notes: Sequence[str]) -> str:
+def page(number: int, caption: str, body: str, notes: Sequence[str]) -> str:
     listed = "".join(f"- {note}\n" for note in notes)
     return f"**Table {number}:** {caption}\n\n{body}" + (f"\n{listed}" if listed else "")
 

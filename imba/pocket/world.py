@@ -19,11 +19,11 @@ from scipy import ndimage
 
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, SIZE, Background, Item, Look, Pose, Rendered, Scene, render
 
-LOOK = Look(raised=0.42, hat=1.3, stars=(4, 6), star=0.018, sprites=(("cat", "black cat"),))
+LOOK = Look(raised=0.42, hat=1.3, stars=(4, 6), star=0.018, sprites=(("cat", "black cat"), ("dog", "brown dog")))
 """How the scenes of this world are drawn."""
 
 OBJECTS: dict[str, tuple[str, ...]] = {
-    "dog": ("dog", "puppy"),
+    "dog": ("dog", "puppy", "brown dog"),
     "cat": ("cat", "black cat", "kitten"),
     "pig": ("pig", "pink pig", "piglet"),
     "penguin": ("penguin",),

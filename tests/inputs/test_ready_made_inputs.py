@@ -65,7 +65,7 @@ def test_any_other_aspect_is_refused(tmp_path: Path, size: tuple[int, int]) -> N
 
 def test_a_picture_that_is_black_all_over_is_noticed(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
-    with pytest.raises(UserError, match=r"one\.png is black all over, as a safety checker"):
+    with pytest.raises(UserError, match=r"one\.png is black all over, as a safety checker leaves it"):
         edit(Imported("x", str(tmp_path)), sample())
 
 

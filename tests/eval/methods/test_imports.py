@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import Noise, editors, picture, run_all, samples
+from run_helpers import FakeBackbone, Noise, editors, picture, run_all, samples
 
 from cpam_bench.baselines.imported import Imported
 from cpam_bench.eval.methods import registry
@@ -120,3 +121,11 @@ def test_a_damaged_picture_fails_alone(tmp_path: Path) -> None:
     label, editor = registry.make(f"mine={folder}")
     [failure] = run_all(tmp_path / "run", {label: editor}, samples(2))
     assert failure.sample == "s1" and "s1.png cannot be read" in failure.error
+
+
+def test_a_black_picture_is_a_safety_checkers(tmp_path: Path) -> None:
+    sample = samples(1)[0]
+    Image.new("RGB", (64, 64)).save(tmp_path / f"{sample.id}.png")
+    editor = registry.imported(f"theirs={tmp_path}")
+    with pytest.raises(UserError, match="black all over"):
+        editor.edit(sample, SimpleNamespace(backbone=FakeBackbone()), 0)

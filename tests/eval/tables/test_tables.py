@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -125,6 +126,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def of_real_models(run: Path, folder: Path) -> Path:
+    """The run as if neither its data nor its backbone were the pocket ones."""
+    shutil.copytree(run, folder)
+    described = json.loads((folder / "run.json").read_text())
+    for part in ("dataset", "backbone"):
+        described[part]["pocket"] = False
+    write_json(folder / "run.json", described)
+    return folder
+
+
+def test_a_pocket_run_has_no_difference_to_the_paper_and_no_tau_of_three_methods(run: Path) -> None:
+    data = tables.table2_beside(run).data
+    assert data["clip_score_difference"].isna().all() and data["clip_score_tau"].isna().all()
+    assert data["clip_score_rank"].count() == 3
+
+
 def cells(text: str) -> list[list[str]]:
     """The rows of Markdown tables, heads and rules left out, all of one width."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -237,8 +254,8 @@ def test_a_declaration_that_differs_is_marked() -> None:
 # Table 2 --------------------------------------------------------------------------------------------------------------
 
 
-def test_differences_ranks_and_tau(run: Path) -> None:
-    data = tables.table2_beside(run).data.set_index("method")
+def test_differences_ranks_and_tau(run: Path, tmp_path: Path) -> None:
+    data = tables.table2_beside(of_real_models(run, tmp_path / "real")).data.set_index("method")
     assert list(data.index)[:9] == [row[0].removesuffix(" (FT)") for row in expected(TABLE_2)]
     means = {"CPAM": 35.0, "MasaCtrl": 40.0, "PnP": 11.5}
     means |= {"cpam:amount=40": 90.0, "FPE (not the paper's)": 1.0, "identity": 5.0}
@@ -265,8 +282,8 @@ def test_means_and_intervals_are_the_leaderboards(run: Path) -> None:
             assert data[column].to_dict() == board[column].to_dict()
 
 
-def test_what_the_paper_does_not_have_stands_below_without_a_published_value(run: Path) -> None:
-    text = invoke(2, run)
+def test_what_the_paper_does_not_have_stands_below_without_a_published_value(run: Path, tmp_path: Path) -> None:
+    text = invoke(2, of_real_models(run, tmp_path / "real"))
     rows = {row[0]: row[1:] for row in cells(text)}
     assert list(rows)[9:] == ["cpam:amount=40", "FPE (not the paper's)", "identity (reference)", "Kendall's tau"]
     assert rows["cpam:amount=40"] == [
@@ -328,7 +345,8 @@ def test_without_two_common_methods_there_is_no_tau(tmp_path: Path) -> None:
     scored = [(m, "s0", x, 1.0) for m in ("cpam:amount=40", "pnp") for x in ("clip_score", "lpips_background")]
     write_rows(tmp_path / "one" / "scores.csv", ["method", "sample", "metric", "value"], scored)
     write_json(tmp_path / "one" / "scores.json", {"metrics": {"clip_score": {}, "lpips_background": {}}})
-    rows = {row[0]: row[1:] for row in cells(invoke(2, tmp_path / "one"))}
+    one = of_real_models(tmp_path / "one", tmp_path / "real")
+    rows = {row[0]: row[1:] for row in cells(invoke(2, one))}
     assert rows["Kendall's tau"][4] == "– (n = 1)"
     assert rows["PnP"][:5] == ["1", "29.03", "**1.00**", "−28.03", "1 (1)"]  # one value has no interval
     assert np.isnan(tables.table2_beside(tmp_path / "one").data["clip_score_tau"]).all()
@@ -381,13 +399,13 @@ def test_a_study_beside_the_published_one(ratings: Path) -> None:
 
 def test_a_studys_folder_says_what_was_edited(tmp_path: Path) -> None:
     pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
-    from cpam_bench.eval.study import design
+    from cpam_bench.eval.study import design, table3
 
     made = make_run(tmp_path / "run", ["cpam", "masactrl"], 2)
     design.init([made], tmp_path / "study", 2, 2)
-    assert "; data set scenes, backbone none" in tables._runs_of(tmp_path / "study")
+    assert "; data set scenes, backbone none" in table3.runs_of(tmp_path / "study")
     made.rename(tmp_path / "elsewhere")
-    assert "no longer there" in tables._runs_of(tmp_path / "study")
+    assert "no longer there" in table3.runs_of(tmp_path / "study")
 
 
 # misuse ---------------------------------------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ def test_pictures_are_the_same_every_time_and_flaws_show() -> None:
 
 def test_the_first_world_is_drawn_as_before() -> None:
     """The looks differ where they say so, and nowhere else."""
-    upright = scenes.Scene("meadow", 5, (scenes.Item("dog"),))
+    upright = scenes.Scene("meadow", 5, (scenes.Item("pig"),))
     assert np.array_equal(scenes.render(upright).image, world.draw(upright).image)
-    for item in (scenes.Item("cat"), scenes.Item("dog", pose="jumping"), scenes.Item("dog", hat="crown")):
+    for item in (scenes.Item("cat"), scenes.Item("pig", pose="jumping"), scenes.Item("pig", hat="crown")):
         changed = scenes.Scene("meadow", 5, (item,))
         assert not np.array_equal(scenes.render(changed).image, world.draw(changed).image)
 
