@@ -54,6 +54,10 @@ def run(
             help="A folder of ready-made pictures as a method; named <sample id>.png or as TEdBench names results.",
         ),
     ] = None,
+    import_panel: Annotated[
+        Literal["whole", "last"],
+        typer.Option(help="Ready-made pictures are edits as they are, or the last of panels side by side."),
+    ] = "whole",
     dataset: DataSet = "pocket",
     layout: LayoutLabel = None,
     mask_threshold: MaskThreshold = None,
@@ -189,7 +193,7 @@ def run(
     editors, broken = registry.choose(methods)
     for reason in broken:
         say(f"broken, left out: {reason}")
-    pictures = {label: registry.imported(label) for label in imports or []}
+    pictures = {label: registry.imported(label, import_panel) for label in imports or []}
     editors |= pictures
     if not editors:
         raise UserError("no methods are given; see: cpam-bench methods")
@@ -230,6 +234,7 @@ def run(
         address=address,
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
+        import_panel=import_panel,
     )
     for label, editor in editors.items():
         if cost := getattr(editor, "cost", ""):

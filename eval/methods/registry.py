@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cpam_bench.imba.common.labels import split
 from cpam_bench.imba.common.plugins import Group
@@ -39,6 +39,9 @@ EDITORS: Group[Editor] = Group(
 
 REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
+
+Panel = Literal["whole", "last"]
+"""What of a ready-made picture is the edit."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")
 """``NAME=FOLDER``; a label with parameters has a colon before its first equals sign."""
@@ -100,8 +103,8 @@ def leave_out_without_masks(editors: dict[str, Editor], samples: Sequence[Sample
     return [f"left out: {label} needs a mask, and {lack}" for label in gone]
 
 
-def imported(label: str) -> Imported:
-    """The editor that hands out ready-made pictures, of ``NAME=FOLDER``.
+def imported(label: str, panel: Panel = "whole") -> Imported:
+    """The editor that hands out ready-made pictures, of ``NAME=FOLDER``; of strips, their last panel.
 
     Raises:
         UserError: it is something else, the name is an installed method's, or the folder holds no pictures.
@@ -114,7 +117,7 @@ def imported(label: str) -> Imported:
     name, folder = match.groups()
     if name.lower() in {installed.lower() for installed in EDITORS.entry_points()}:
         raise UserError(f"--import {label}: {name} is an installed method; choose another name")
-    return Imported(name, folder)
+    return Imported(name, folder, panel)
 
 
 def is_imported(label: str) -> bool:
@@ -122,14 +125,14 @@ def is_imported(label: str) -> bool:
     return _IMPORTED.fullmatch(label.strip()) is not None
 
 
-def make(label: str) -> tuple[str, Editor]:
-    """The canonical label and the editor that a label describes.
+def make(label: str, panel: Panel = "whole") -> tuple[str, Editor]:
+    """The canonical label and the editor that a label describes; ``panel`` is of ready-made pictures.
 
     Raises:
         UserError: unknown method or parameter, or a value that does not fit; the message lists what there is.
     """
     if is_imported(label):
-        return label.strip(), imported(label.strip())
+        return label.strip(), imported(label.strip(), panel)
     return EDITORS.make(label)
 
 

@@ -35,6 +35,7 @@ from cpam_bench.eval.run.worker import Recipe
 from cpam_bench.eval.scoring.score import Scores, default_clip, score
 from cpam_bench.eval.store.lock import locked
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.checks import require_regions
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.dataset import Dataset
 from cpam_bench.imba.errors import UserError
@@ -82,7 +83,7 @@ def execute(
     """
     settings = settings or Settings()
     folder = place(folder)
-    editors = dict(registry.make(label) for label in labels)
+    editors = dict(registry.make(label, settings.import_panel) for label in labels)
     name, workers = choose_executor(settings)
     if name == "processes":
         prepare_processes()
@@ -94,6 +95,7 @@ def execute(
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None
+    require_regions(data.samples, model.resolution)
     samples = captions.recall(folder, data.samples)
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
