@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.imba.build import RENAMED
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.pictures import SUFFIXES, read_picture
+from cpam_bench.imba.pictures import SUFFIXES, read_picture, to_rgb
 from cpam_bench.imba.sample import Sample
 
 NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEdBench names Imagic's results"
@@ -40,6 +41,9 @@ class Imported:
 
     called: str = parameter("imported", "how the method is called", "--import")
     folder: str = parameter(".", "where its pictures are", "--import", recorded=False)
+    panel: Literal["whole", "last"] = parameter(
+        "whole", "what of a picture is the edit: all of it, or the last of panels side by side", "--import-panel"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", f"{self.called} (imported)")
@@ -79,6 +83,35 @@ class Imported:
             )
         return found[0] if found else None
 
+    def shape(self, sample: Sample, path: Path, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """What of a picture is the edit: left, top, right, bottom.
+
+        A picture has the aspect of its source, or is the square that models edit; a strip of such panels is one only
+        where that is said.
+
+        Args:
+            sample: whose it is.
+            path: of the picture.
+            size: its width and height.
+
+        Raises:
+            UserError: it has another aspect.
+        """
+        width, height = size
+        source = sample.read_image().size
+        aspects = (source[0] / source[1], 1.0)
+        if self.panel == "last":
+            for aspect in aspects:
+                panels = round(width / height / aspect)
+                if panels > 1 and _alike(width / height, panels * aspect):
+                    return width - round(width / panels), 0, width, height
+        if any(_alike(width / height, aspect) for aspect in aspects):
+            return 0, 0, width, height
+        raise UserError(
+            f"sample {sample.id}: {path} is {width} x {height} pixels, and its source {source[0]} x {source[1]}: it is"
+            " no picture of that aspect. Give the edit alone; of a strip of panels --import-panel last takes the last"
+        )
+
     def inputs(self, sample: Sample) -> dict[str, str]:
         """The file that an edit is read from, and its hash."""
         path = self.picture(sample)
@@ -88,8 +121,9 @@ class Imported:
         path = self.picture(sample)
         if path is None:
             raise UserError(f"sample {sample.id}: {self.called} has no picture of it; name it {NAMING}")
-        picture = read_picture(path, f"sample {sample.id}: imported picture")
-        if not picture.convert("RGB").getbbox():
+        stored = read_picture(path, f"sample {sample.id}: imported picture")
+        picture = to_rgb(stored.crop(self.shape(sample, path, stored.size)))
+        if picture.getbbox() is None:
             raise UserError(
                 f"sample {sample.id}: the imported picture {path} is black all over, as a safety checker leaves it or"
                 " NaN latents become; make it again without"
@@ -98,5 +132,9 @@ class Imported:
 
 
 def _key(name: str) -> str:
-    """What a file name says, whatever its case and however its words are joined."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+    """What a file name says, whatever its case, its normal form of Unicode, and however its words are joined."""
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-")
+
+
+def _alike(one: float, other: float) -> bool:
+    return abs(one / other - 1) < 0.02  # sizes are rounded to eights of pixels

@@ -83,6 +83,7 @@ class DDIMPaste(DDIM):
     title: ClassVar[str] = "DDIM, pasted back"
     reference: ClassVar[str] = "DDIM inversion, Song et al., ICLR 2021; pasted back by the mask"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True, mask_control=True)
+    needs_mask: ClassVar[bool] = True
 
     def edit_many(
         self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]

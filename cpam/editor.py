@@ -115,6 +115,7 @@ class CPAM:
     capabilities: ClassVar[Capabilities] = Capabilities(
         local_edit=True, object_removal=True, caption_free=True, mask_control=True, high_guidance=True
     )
+    needs_mask: ClassVar[bool] = True
     refined_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose")
     """Kinds of edit whose M_t follows cross-attention if ``refine`` is set."""
     retained_kinds: ClassVar[tuple[Kind, ...]] = ("replace", "pose", "remove", "add")

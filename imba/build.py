@@ -16,7 +16,7 @@ from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
 from cpam_bench.imba.layouts.release import mask_name, read_records
-from cpam_bench.imba.pictures import SUFFIXES
+from cpam_bench.imba.pictures import SUFFIXES, is_regular
 
 MASKS = Path(__file__).parent / "data" / "masks"
 """Masks that come along for IMBA's photographs: ours, for the authors published none."""
@@ -76,7 +76,11 @@ def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = Non
     wanted = [_names(annotations, out, index, record) for index, record in enumerate(records)]
     listed = [_pair(tedbench / "input_list.json", i, r) for i, r in enumerate(_input_list(tedbench))]
 
-    files = sorted(path for path in originals.rglob("*") if path.is_file())
+    # A link out of the folder is not the download's: it may be any file of this machine.
+    inside = originals.resolve()
+    files = [
+        path for path in sorted(originals.rglob("*")) if is_regular(path) and path.resolve().is_relative_to(inside)
+    ]
     plan: dict[str, Path | bytes] = {}
     missing_images, missing_masks, renamed = [], [], {}
     for name in dict.fromkeys(image for image, _, _ in wanted):

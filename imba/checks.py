@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.pictures import MaskFile, orientation, read_picture, stored_values, taken
+from cpam_bench.imba.pictures import MaskFile, is_regular, orientation, read_picture, stored_values, taken
 from cpam_bench.imba.problems import Problem, Severity
 from cpam_bench.imba.sample import Sample
 
@@ -23,6 +23,9 @@ LATENT = 8
 
 NOISE = 0.1
 """Share of the picture by which two readings of a mask may differ before it must be said which one is meant."""
+
+SAID = 0.001
+"""Share of the picture by which they may differ before it is said."""
 
 _MIDDLE = 127
 
@@ -93,7 +96,7 @@ class Look:
     def facts(self, sample: Sample) -> _Facts | UserError | None:
         """Size and rotation of a sample's image, why it cannot be read, or None if it is not there."""
         key: object = sample.image if isinstance(sample.image, Path) else id(sample.image)
-        if isinstance(sample.image, Path) and not _there(sample.image):
+        if isinstance(sample.image, Path) and not is_regular(sample.image):
             return None  # reading the records has told of it
         if key not in self._images:
             try:
@@ -169,8 +172,10 @@ class Look:
             else:
                 yield say("error", "the mask leaves nothing to alter", advice)
             return
-        if isinstance(sample.region, MaskFile):
-            yield from _noise(say, sample.region, sample)
+        if isinstance(sample.region, MaskFile) and (found := _noise(say, sample.region, sample)):
+            yield found
+            if found.severity == "error":
+                return
         if sample.altered != "background" and _is_mostly_background(region):
             share = f"{region.mean():.0%}"
             what = f"the region is {share} of the picture and touches three of its borders or more"
@@ -189,6 +194,27 @@ class _Facts:
         self.taken = taken(picture)
 
 
+def require_regions(samples: Iterable[Sample], resolution: int) -> None:
+    """Make sure that something is left of every region at a model's resolution; called before any editing.
+
+    Raises:
+        UserError: of some nothing is.
+    """
+    lost: list[tuple[Sample, str]] = []
+    for sample in samples:
+        region = None if sample.region is None else sample.read_mask()
+        if region is not None and region.any() and (gone := vanishes(region, resolution)):
+            lost.append((sample, gone))
+    if lost:
+        sample, gone = lost[0]
+        more = f" (and {len(lost) - 1} more: {', '.join(s.id for s, _ in lost[1:5])})" if lost[1:] else ""
+        raise UserError(
+            f"sample {sample.id}: nothing of its region is left at the model's resolution ({gone}){more}. Grow the"
+            f" mask, leave the sample out, or take a backbone of a higher resolution; cpam-bench data validate"
+            f" --resolution {resolution} lists all."
+        )
+
+
 def vanishes(region: np.ndarray, resolution: int) -> str:
     """Where a region, bool (H, W) and not empty, is lost on its way to the latents: in words, or "" if it is not."""
     fitted = Image.fromarray(region.astype(np.uint8)).resize((resolution, resolution), Image.Resampling.NEAREST)
@@ -200,36 +226,30 @@ def vanishes(region: np.ndarray, resolution: int) -> str:
     return ""
 
 
-def _there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name too long
-        return False
-
-
 def _is_mostly_background(region: np.ndarray) -> bool:
     borders = (region[0], region[-1], region[:, 0], region[:, -1])
     return bool(region.mean() > 0.5) and sum(bool(border.mean() > 0.5) for border in borders) >= 3
 
 
-def _noise(say: Say, mask: MaskFile, sample: Sample) -> Iterator[Problem]:
+def _noise(say: Say, mask: MaskFile, sample: Sample) -> Problem | None:
     """What a mask that is not black and white means under its two readings."""
     levels = mask.levels(f"sample {sample.id}: mask")
     between = float(((levels > 0) & (levels <= _MIDDLE)).mean())
     if between == 0 or len(np.unique(levels)) <= 2:
-        return
+        return None
     any_, middle = float((levels > 0).mean()), float((levels > _MIDDLE).mean())
     readings = f"{any_:.1%} of the picture is not black, {middle:.1%} is above the middle"
     if abs(any_ - middle) > NOISE and mask.threshold is None and mask.usual != _MIDDLE:
-        yield say(
+        return say(
             "error",
             f"it is not clear what the mask marks: {between:.1%} of it is between black and the middle; {readings}",
             "Say which is meant: --mask-threshold 127 for the middle, 0 for all that is not black",
         )
-    elif abs(any_ - middle) > 0.01:
+    if abs(any_ - middle) > SAID:
         taken = mask.usual if mask.threshold is None else mask.threshold
         what = f"{between:.1%} of the mask is between black and the middle; {readings}; what is above {taken} is taken"
-        yield say("warning", what, "Save masks as PNG, black and white; --mask-threshold N takes another reading")
+        return say("warning", what, "Save masks as PNG, black and white; --mask-threshold N takes another reading")
+    return None
 
 
 def _in_alpha(file: Path | None, sample: Sample) -> str:

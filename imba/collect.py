@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from cpam_bench.imba.common.files import write_atomic, write_new
+from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import slug, unsafe
-from cpam_bench.imba.layouts.release import Release, mask_name, read_records
+from cpam_bench.imba.layouts.release import Record, Release, mask_name, read_records
 from cpam_bench.imba.masking.made import MadeMask
-from cpam_bench.imba.sample import Altered, Kind
+from cpam_bench.imba.sample import Altered, Kind, Sample
 
 
 def add_sample(
@@ -49,8 +51,24 @@ def add_sample(
         the sample's id, unlike all others in the data set.
 
     Raises:
-        UserError: there is no prompt, the mask does not fit, or the folder cannot be written or holds something else.
+        UserError: there is no prompt, a value is of the wrong type, the mask does not fit, or the folder cannot be
+            written or holds something else.
     """
+    altered: Altered = "background" if kind == "background" else "foreground"
+    record: dict[str, Any] = {
+        "img_name": "picture.png",
+        "target_text": target_prompt,
+        "object": altered,
+        "alter_mask": None,
+        "retain_object": retain_object,
+        "object_prompt": object_prompt,
+        "id": "picture",
+        "kind": kind,
+        "mask_origin": made.origin.model_dump(exclude_none=True),
+    }
+    if source_prompt:
+        record["source_prompt"] = source_prompt
+    _require_record(record)
     if not target_prompt.strip():
         raise UserError("a sample needs a target prompt: what the edited picture shows")
     _check(made, image.size)
@@ -59,26 +77,12 @@ def add_sample(
         id = _free(root, records, f"{slug(object_prompt or kind, 30)}-{slug(target_prompt, 60)}")
         _write_new(root / "images" / f"{id}.png", _png(image.convert("RGB")))
         _write_new(root / "masks" / f"{id}.png", _png(_stored(made.mask)))
-        altered: Altered = "background" if kind == "background" else "foreground"
-        record: dict[str, Any] = {
-            "img_name": f"{id}.png",
-            "target_text": target_prompt,
-            "object": altered,
-            "alter_mask": None,
-            "retain_object": retain_object,
-            "object_prompt": object_prompt,
-            "id": id,
-            "kind": kind,
-            "mask_origin": made.origin.model_dump(exclude_none=True),
-        }
-        if source_prompt:
-            record["source_prompt"] = source_prompt
-        _write_records(root, [*records, record])
+        _write_records(root, [*records, record | {"img_name": f"{id}.png", "id": id}])
     return id
 
 
-def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[str]:
-    """Store the mask that a sample lacks.
+def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False, seen: str | None = None) -> list[str]:
+    """Store the mask that a sample lacks, or another one in the place of a mask of its own.
 
     Args:
         root: the data set's folder.
@@ -86,12 +90,13 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
         made: the object's mask and how it was made.
         own: give the sample a mask of its own (``alter_mask`` is set) where others would share its file, as
             those of the same image do.
+        seen: :func:`mask_version` when the sample was looked at; the mask is stored only if it still is.
 
     Returns:
         ids of all samples that have this mask now.
 
     Raises:
-        UserError: there is no such sample, it has a mask already, or the mask does not fit its image.
+        UserError: there is no such sample, it has another mask by now, or the mask does not fit its image.
     """
     with _locked(root):
         data, records = load(root, Release.name), _records(root)
@@ -100,28 +105,62 @@ def add_mask(root: Path, id: str, made: MadeMask, *, own: bool = False) -> list[
             raise UserError(f"{root} has no sample {id}")
         _check(made, data[id].read_image().size)
         names = {s: mask_name(records[i]["img_name"], records[i]["alter_mask"]) for s, i in indices.items()}
+        now = mask_version(data[id])
+        if now != seen:
+            raise UserError(
+                f"{id}: its mask {root / 'masks' / names[id]} is there already and is left as it is; it was drawn in"
+                " another tab meanwhile, or before. Open the sample again"
+                if now
+                else f"{id}: the mask that was open is gone meanwhile. Open the sample again"
+            )
+        served = [other for other in names if names[other] == names[id]]
+        replaces = now is not None and served == [id]
         stem, number = id, 1
         while own and (f"{stem}.png" in names.values() or (root / "masks" / f"{stem}.png").exists()):
             number += 1  # an image, and with it the mask of all its samples, may be named like the sample
             stem = f"{id}-{number}"
-        name = f"{stem}.png" if own else names[id]
+        name = f"{stem}.png" if own and not replaces else names[id]
         if reason := unsafe(root, "masks", name):
             raise UserError(f"{root}: the mask of {id} is refused: {reason}")
-        served = [id] if own else [other for other in names if names[other] == name]
-        _write_new(root / "masks" / name, _png(_stored(made.mask)))
+        if now is not None and not replaces and not own:
+            raise UserError(
+                f"{id}: its mask {root / 'masks' / name} also serves {', '.join(s for s in served if s != id)}, and is"
+                " left as it is; give the sample a mask of its own"
+            )
+        if own:
+            served = [id]
+        if replaces:
+            write_atomic(root / "masks" / name, _png(_stored(made.mask)))
+        else:
+            _write_new(root / "masks" / name, _png(_stored(made.mask)))
         for other in served:
             records[indices[other]]["mask_origin"] = made.origin.model_dump(exclude_none=True)
-        if own:
+        if own and not replaces:
             # Its id must not hang on the mask's name, which it can where records are alike.
             records[indices[id]] |= {"alter_mask": stem, "id": id}
         _write_records(root, records)
     return served
 
 
+def mask_version(sample: Sample) -> str | None:
+    """What tells a sample's mask from any other it may get: the sha256 of its file, None without one."""
+    return digest(sample.region_file) if sample.region_file else None
+
+
 def without_mask(root: Path) -> list[str]:
     """Ids of the samples whose mask is missing and whose image is there, in the data set's order."""
     data = load(root, Release.name)
     return [sample.id for sample in data if sample.region is None and Path(str(sample.image)).is_file()]
+
+
+def _require_record(record: dict[str, Any]) -> None:
+    try:
+        Record.model_validate(record)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(
+            f"{fault['loc'][0]} of the sample is wrong: {fault['msg']}, not {fault['input']!a:.60}"
+        ) from None
 
 
 def _check(made: MadeMask, size: tuple[int, int]) -> None:

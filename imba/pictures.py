@@ -40,6 +40,9 @@ _ORIENTATION = 0x0112  # EXIF tag
 # Pillow raises any of these on damage, depending on the format and on where the file breaks off.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 
+_SEVERAL = "several pictures"
+"""Key of a decoded picture's ``info``: whether its file holds more than one."""
+
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -65,8 +68,11 @@ def read_picture(path: Path, what: str) -> Image.Image:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise UserError(_too_large(what, path, f"{file.width} x {file.height} pixels"))
+            several = getattr(file, "n_frames", 1) > 1 and file.format != "MPO"  # phones add a preview to a JPEG
             file.load()
-            return file.copy()
+            picture = file.copy()
+            picture.info[_SEVERAL] = several
+            return picture
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         raise UserError(_too_large(what, path, f"{pixels[0] if pixels else 'too many'} pixels")) from error
@@ -177,8 +183,8 @@ _TURNS = {
 
 def taken(picture: Image.Image) -> str | None:
     """What was taken of a picture that is more than 8-bit RGB or grey, in words; None if there is nothing to say."""
-    if getattr(picture, "n_frames", 1) > 1:
-        return "is animated: its first frame is taken"
+    if picture.info.get(_SEVERAL):
+        return "is animated, or holds several pictures: the first is taken"
     if picture.mode == "CMYK":
         return "is CMYK: it is turned into RGB without its colour profile"
     if _is_deep(picture):

@@ -20,8 +20,8 @@ from cpam_bench.eval.commands.options import (
     Steps,
     split_names,
 )
-from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name, only
-from cpam_bench.eval.commands.terminal import console, print_board, report_failures, say
+from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name, only, ready
+from cpam_bench.eval.commands.terminal import console, print_board, report_failures
 from cpam_bench.imba.common.labels import split
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
@@ -123,9 +123,7 @@ def ablate(
     import cpam_bench.imba.dataset
     from cpam_bench.eval.run.settings import Settings
 
-    data = only(cpam_bench.imba.dataset.load(dataset).first(limit), samples)
-    for warning in cpam_bench.imba.dataset.require_complete(data):
-        say(str(warning))
+    data = ready(only(cpam_bench.imba.dataset.load(dataset).first(limit), samples), "refuse")
     folder = out or RUNS / f"ablation-{file_name(data.name)}-{file_name(backbone)}"
     settings = Settings(
         backbone=backbone, steps=steps, seed=seed, dtype=dtype, device=device, clip=clip, workers=workers

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpam_bench.eval.commands.options import split_names
+from cpam_bench.eval.commands.options import LayoutLabel, MaskThreshold, split_names
+from cpam_bench.eval.commands.terminal import console as wide
+from cpam_bench.eval.commands.terminal import print_parameters, say
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,16 +24,53 @@ app = typer.Typer(no_args_is_help=True, help="Look at a data set, check it, and 
 PAPER = {"samples": 104, "object retained": 43, "foreground": 97, "background": 7}
 """What Section 5.2 of the paper counts in IMBA; its 97 "object modifications" stand beside "foreground"."""
 
+MOST_VALUES = 12
+"""Of a tag that is counted; one of more is a remark of its own on each sample."""
+
 FLOOR = 0.8
 """Mean IoU that clicks on pocket objects must reach."""
 
 DatasetName = Annotated[
-    str, typer.Argument(metavar="DATASET", help="pocket, or a folder with data.json, images/ and masks/.")
+    str,
+    typer.Argument(metavar="DATASET", help="pocket, or a folder, table or URL; see: cpam-bench datasets."),
 ]
 
 
+def datasets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these with parameters.")] = None,
+) -> None:
+    """List the layouts of data sets that can be read, and the packages they come from.
+
+    A layout is recognised by what is in the folder; --layout NAME:KEY=VALUE or layout = "..." in dataset.toml says it.
+    """
+    import inspect
+
+    from rich.table import Table
+
+    from cpam_bench.imba.layouts.layout import LAYOUTS
+
+    if names:
+        for name in names:
+            layout = LAYOUTS.load(name)
+            print_parameters(f"{name}: {layout.title} ({LAYOUTS.package_of(name)})", layout)
+            typer.echo(inspect.getdoc(inspect.getmodule(layout) or layout) or "")
+        return
+    found, broken = LAYOUTS.load_all()
+    shown = wide()
+    table = Table(title="layouts of data sets", title_justify="left")
+    for column in ("name", "title", "of", "package"):
+        table.add_column(column, overflow="fold")
+    for name, layout in found.items():
+        table.add_row(name, layout.title, layout.reference, LAYOUTS.package_of(name))
+    shown.print(table)
+    shown.print("pocket is the embedded data set. cpam-bench data info DATASET says which layout it has, and why.")
+    shown.print("cpam-bench datasets NAME shows a layout's parameters.")
+    for reason in broken.values():
+        say(f"broken: {reason}")
+
+
 @app.command()
-def info(dataset: DatasetName) -> None:
+def info(dataset: DatasetName, layout: LayoutLabel = None, mask_threshold: MaskThreshold = None) -> None:
     """What a data set holds, beside what the paper says of IMBA, and what is missing from it.
 
     Files are looked for but not opened; validate opens them.
@@ -41,26 +80,35 @@ def info(dataset: DatasetName) -> None:
 
     from cpam_bench.imba.dataset import load
 
-    data = load(dataset)
+    data = load(dataset, layout, mask_threshold)
     console = Console(soft_wrap=True, highlight=False)
-    images = {sample.image for sample in data}
+    images = {sample.image if isinstance(sample.image, Path) else id(sample.image) for sample in data}
     console.print(
         f"[bold]{escape(data.name)}[/bold]  {escape(str(data.root))}\n"
         f"{len(data)} samples on {len(images)} images, from {data.records} records; "
         f"fingerprint {data.fingerprint[:12]}\n"
         f"layout {escape(data.layout)}: {escape(data.why)}\n"
     )
+    for name, fact in data.facts.items():
+        console.print(f"{escape(name)}: {escape(fact)}")
     console.print(_counts(data))
     _print_problems(console, data, data.problems)
 
 
 @app.command("validate")
-def validate_command(dataset: DatasetName) -> None:
+def validate_command(
+    dataset: DatasetName,
+    layout: LayoutLabel = None,
+    mask_threshold: MaskThreshold = None,
+    resolution: Annotated[
+        int | None, typer.Option(metavar="N", min=8, help="Of the model: also say where a region is lost at it.")
+    ] = None,
+) -> None:
     """Open every file and list every problem; exit code 1 if a sample cannot be edited or scored."""
     from cpam_bench.imba.dataset import load, validate
 
-    data = load(dataset)
-    problems = validate(data)
+    data = load(dataset, layout, mask_threshold)
+    problems = validate(data, resolution)
     # Neither wrapped nor marked up, so that a line is a problem and grep works.
     for problem in problems:
         typer.echo(str(problem))
@@ -213,30 +261,6 @@ def annotate(
     serve_annotation(dataset, port, browse)
 
 
-def datasets() -> None:
-    """List the layouts of data sets that are read, and how each is told.
-
-    A data set is a folder, recognised by what it holds; another package adds a layout by an entry point.
-    """
-    from rich.table import Table
-
-    from cpam_bench.eval.commands.terminal import console, say
-    from cpam_bench.imba.layouts.layout import LAYOUTS
-
-    found, broken = LAYOUTS.load_all()
-    table = Table(title="layouts of data sets", title_justify="left")
-    for column in ("name", "title", "reference", "package"):
-        table.add_column(column, overflow="fold")
-    for name, layout in found.items():
-        table.add_row(name, layout.title, layout.reference, LAYOUTS.package_of(name))
-    console().print(table)
-    console().print(
-        "pocket is the embedded benchmark. cpam-bench data info PATH says what a folder is told as, and why."
-    )
-    for reason in broken.values():
-        say(f"broken: {reason}")
-
-
 def _counts(data: Dataset) -> Table:
     from rich.table import Table
 
@@ -253,7 +277,7 @@ def _counts(data: Dataset) -> Table:
     table.add_column("")
     table.add_column("here", justify="right")
     # The pocket benchmark is not IMBA: the paper's figures beside it would only mislead.
-    paper = not data.is_pocket
+    paper = data.is_imba
     if paper:
         table.add_column("paper (IMBA)", justify="right")
     for name, count in rows.items():
@@ -264,10 +288,25 @@ def _counts(data: Dataset) -> Table:
     table.add_section()
     for kind, count in sorted(kinds.items()):
         table.add_row(f"kind: {kind}", str(count), *(["-"] if paper else []))
+    for name, counts in _tags(data).items():
+        if len(counts) <= MOST_VALUES:
+            table.add_section()
+            for value, count in sorted(counts.items()):
+                table.add_row(f"{name}: {value}" if value else name, str(count), *(["-"] if paper else []))
     several = sum(sample.several_objects for sample in data)
     if several:
         table.add_row("one of several objects", str(several), *(["-"] if paper else []))
     return table
+
+
+def _tags(data: Dataset) -> dict[str, Counter[str]]:
+    """Name -> value -> how many samples have the tag."""
+    found: dict[str, Counter[str]] = {}
+    for sample in data:
+        for tag in sample.tags:
+            name, _, value = tag.partition("=")
+            found.setdefault(name, Counter())[value] += 1
+    return found
 
 
 def _print_problems(console: Console, data: Dataset, problems: list[Problem]) -> None:

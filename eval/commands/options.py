@@ -8,7 +8,24 @@ import typer
 
 DataSet = Annotated[
     str,
-    typer.Option("--dataset", metavar="pocket|PATH", help="Data set: the embedded one, or a folder in IMBA's layout."),
+    typer.Option(
+        "--dataset", metavar="pocket|PATH|URL", help="Data set: the embedded one, or one in a layout of: datasets."
+    ),
+]
+LayoutLabel = Annotated[
+    str | None,
+    typer.Option("--layout", metavar="NAME[:KEY=VALUE,...]", help="Layout of the data set.", show_default="recognised"),
+]
+MaskThreshold = Annotated[
+    int | None,
+    typer.Option(
+        "--mask-threshold",
+        metavar="N",
+        min=0,
+        max=254,
+        help="Masks are inside above it; 0 is all that is not black, 127 the brighter half.",
+        show_default="the layout's",
+    ),
 ]
 Model = Annotated[
     str, typer.Option("--backbone", metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
@@ -37,8 +54,12 @@ Clip = Annotated[
     ),
 ]
 Sliced = Annotated[
-    Literal["kind", "retain", "several"] | None,
-    typer.Option("--slice", help="A block for every kind of edit, object retained or not, one object or several."),
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="kind|retain|several|TAG",
+        help="A block for every kind of edit, object retained or not, one object or several, or every value of a tag.",
+    ),
 ]
 
 

@@ -14,7 +14,9 @@ from cpam_bench.eval.commands.options import (
     DataSet,
     Device,
     Dtype,
+    LayoutLabel,
     Limit,
+    MaskThreshold,
     Model,
     ResizeBy,
     Samples,
@@ -52,7 +54,16 @@ def run(
             help="A folder of ready-made pictures as a method; named <sample id>.png or as TEdBench names results.",
         ),
     ] = None,
+    import_panel: Annotated[
+        Literal["whole", "last"],
+        typer.Option(help="Ready-made pictures are edits as they are, or the last of panels side by side."),
+    ] = "whole",
     dataset: DataSet = "pocket",
+    layout: LayoutLabel = None,
+    mask_threshold: MaskThreshold = None,
+    incomplete: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do where samples cannot be edited or scored.")
+    ] = "refuse",
     backbone: Model = "pocket",
     out: Annotated[
         Path | None,
@@ -182,7 +193,7 @@ def run(
     editors, broken = registry.choose(methods)
     for reason in broken:
         say(f"broken, left out: {reason}")
-    pictures = {label: registry.imported(label) for label in imports or []}
+    pictures = {label: registry.imported(label, import_panel) for label in imports or []}
     editors |= pictures
     if not editors:
         raise UserError("no methods are given; see: cpam-bench methods")
@@ -193,10 +204,10 @@ def run(
 
     import cpam_bench.imba.dataset
 
-    whole = cpam_bench.imba.dataset.load(dataset)
-    data = only(whole.first(limit), samples)
-    for warning in cpam_bench.imba.dataset.require_complete(data):
-        say(str(warning))
+    whole = cpam_bench.imba.dataset.load(dataset, layout, mask_threshold)
+    data = ready(only(whole.first(limit), samples), incomplete)
+    for line in registry.leave_out_without_masks(editors, data.samples):
+        say(line)
 
     from cpam_bench.eval.methods.ready_made import survey
     from cpam_bench.eval.run.settings import Settings
@@ -223,6 +234,7 @@ def run(
         address=address,
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
+        import_panel=import_panel,
     )
     for label, editor in editors.items():
         if cost := getattr(editor, "cost", ""):
@@ -238,6 +250,29 @@ def run(
     else:
         say(f"The pictures are in {folder / 'edits'}. Score them with: cpam-bench score {folder}")
     report_failures(outcome.failures)
+
+
+def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
+    """The samples that can be edited and scored; what is to be said of them and of the others is said.
+
+    Raises:
+        UserError: some cannot, and they are not to be skipped, or none can.
+    """
+    from cpam_bench.imba.dataset import require_complete, summarize, validate
+
+    left_out: list[str] = []
+    if incomplete == "skip":
+        kept, errors = data.complete(validate(data))
+        left_out = summarize(errors, len(data))
+        if not kept.samples:
+            raise UserError(f"no sample of {data.name} is complete; cpam-bench data validate {data.root} lists why")
+        say(f"{len(kept)} of {len(data)} samples are complete")
+        data = kept
+    for line in left_out:
+        say(f"left out: {line}")
+    for line in summarize(require_complete(data), len(data)):
+        say(f"warning: {line}")
+    return data
 
 
 def execute_or_tell(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
 
 from cpam_bench.baselines.imported import NAMING, Imported
 from cpam_bench.eval.store.store import Store
@@ -21,12 +24,16 @@ def survey(label: str, editor: Imported, known: Sequence[Sample], wanted: Sequen
         wanted: those to be edited.
 
     Raises:
-        UserError: none of the wanted samples has a picture, or it cannot be told which of several is meant.
+        UserError: none of the wanted samples has a picture, it cannot be told which of several is meant, or one has
+            another aspect than its source.
     """
     used = [path for sample in known if (path := editor.picture(sample))]
     missing = [sample.id for sample in wanted if editor.picture(sample) is None]
     if len(missing) == len(wanted):
         raise UserError(f"{label}: no picture is of one of the samples; name them {NAMING}")
+    for sample in wanted:
+        if path := editor.picture(sample):
+            require_shape(editor, sample, path)
     lines = []
     if missing:
         lines.append(
@@ -36,6 +43,16 @@ def survey(label: str, editor: Imported, known: Sequence[Sample], wanted: Sequen
     if stray := [path.name for paths in editor.pictures.values() if not set(paths) & set(used) for path in paths]:
         lines.append(f"{label}: {len(stray)} pictures are of no sample ({_some(stray)})")
     return lines
+
+
+def require_shape(editor: Imported, sample: Sample, path: Path) -> None:
+    """Make sure that a picture has the aspect of its source; one that is damaged fails as an edit.
+
+    Raises:
+        UserError: it has another.
+    """
+    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as picture:
+        editor.shape(sample, path, picture.size)
 
 
 def require_unchanged(store: Store, label: str, editor: Imported, samples: Sequence[Sample]) -> None:

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cpam_bench.imba.common.labels import split
 from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpam_bench.baselines.imported import Imported
     from cpam_bench.cpam.editing import Editor
     from cpam_bench.imba.sample import Sample
@@ -37,6 +39,9 @@ EDITORS: Group[Editor] = Group(
 
 REFERENCES = ("identity", "reconstruction", "ddim", "ddim-paste")
 """Methods that bound the scale; a run shows them beside the ones asked for."""
+
+Panel = Literal["whole", "last"]
+"""What of a ready-made picture is the edit."""
 
 _IMPORTED = re.compile(r"(\w[\w .+-]*)=(.+)")
 """``NAME=FOLDER``; a label with parameters has a colon before its first equals sign."""
@@ -74,8 +79,32 @@ def choose(methods: str) -> tuple[dict[str, Editor], list[str]]:
     return dict(make(label) for label in labels), problems
 
 
-def imported(label: str) -> Imported:
-    """The editor that hands out ready-made pictures, of ``NAME=FOLDER``.
+def needs_mask(editor: Any) -> bool:
+    """Whether an editor cannot edit without a mask: its class says so, or its switch ``masked`` is on."""
+    return bool(getattr(editor, "needs_mask", getattr(editor, "masked", False)))
+
+
+def leave_out_without_masks(editors: dict[str, Editor], samples: Sequence[Sample]) -> list[str]:
+    """Take out the methods that need a mask where samples have none; returns what to say of each.
+
+    Raises:
+        UserError: no method is left that edits.
+    """
+    bare = [sample.id for sample in samples if sample.region is None]
+    gone = [label for label, editor in editors.items() if bare and needs_mask(editor)]
+    for label in gone:
+        del editors[label]
+    if gone and not any(editor.edits for editor in editors.values()):
+        raise UserError(
+            f"{', '.join(gone)} need a mask, and {len(bare)} of {len(samples)} samples have none ({bare[0]} first);"
+            " give the data set masks, or name other methods"
+        )
+    lack = f"{len(bare)} of {len(samples)} samples have none ({bare[0]} first)" if bare else ""
+    return [f"left out: {label} needs a mask, and {lack}" for label in gone]
+
+
+def imported(label: str, panel: Panel = "whole") -> Imported:
+    """The editor that hands out ready-made pictures, of ``NAME=FOLDER``; of strips, their last panel.
 
     Raises:
         UserError: it is something else, the name is an installed method's, or the folder holds no pictures.
@@ -88,7 +117,7 @@ def imported(label: str) -> Imported:
     name, folder = match.groups()
     if name.lower() in {installed.lower() for installed in EDITORS.entry_points()}:
         raise UserError(f"--import {label}: {name} is an installed method; choose another name")
-    return Imported(name, folder)
+    return Imported(name, folder, panel)
 
 
 def is_imported(label: str) -> bool:
@@ -96,14 +125,14 @@ def is_imported(label: str) -> bool:
     return _IMPORTED.fullmatch(label.strip()) is not None
 
 
-def make(label: str) -> tuple[str, Editor]:
-    """The canonical label and the editor that a label describes.
+def make(label: str, panel: Panel = "whole") -> tuple[str, Editor]:
+    """The canonical label and the editor that a label describes; ``panel`` is of ready-made pictures.
 
     Raises:
         UserError: unknown method or parameter, or a value that does not fit; the message lists what there is.
     """
     if is_imported(label):
-        ready_made = imported(label.strip())
+        ready_made = imported(label.strip(), panel)
         return ready_made.called, ready_made
     return EDITORS.make(label)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, cosine, example, pixels
+from cpam_bench.eval.pocket.training import Run, cosine, example, pixels, world_digest
 from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.world import caption, sample_caption
 
@@ -57,7 +57,7 @@ def configuration(vocabulary: int) -> dict[str, Any]:
 
 def small(count: int, cache: Path) -> np.ndarray:
     """Training images reduced to the model's size, uint8 (count, 64, 64, 3), made once."""
-    path = cache / f"scenes-{count}-{EDGE}.npy"
+    path = cache / f"examples-{count}-{world_digest()}-{EDGE}.npy"
     if not path.exists():
         images = pixels(count, cache)
         reduced = np.empty((count, EDGE, EDGE, 3), np.uint8)

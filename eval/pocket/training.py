@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 import random
@@ -42,9 +44,15 @@ def examples(count: int, offset: int = 0) -> list[Example]:
     return [Example(example(HELD_OUT + offset + i).scene) for i in range(count)]
 
 
+@functools.cache
+def world_digest() -> str:
+    """Eight hex digits of the first pictures, for the names of caches: another world's are not taken for this one's."""
+    return hashlib.sha256(b"".join(picture(example(seed)).tobytes() for seed in range(64))).hexdigest()[:8]
+
+
 def pixels(count: int, cache: Path) -> np.ndarray:
     """Training images of the seeds 0 ... count - 1, uint8 (count, 128, 128, 3), rendered once and mapped from disk."""
-    path = cache / f"examples-{count}.npy"
+    path = cache / f"examples-{count}-{world_digest()}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with making(path) as part:

@@ -14,7 +14,7 @@ import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from scipy.ndimage import binary_erosion
 
 from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
-from cpam_bench.eval.analysis.slices import Slice, slice_of
+from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
 from cpam_bench.eval.metrics.metric import Facts, facts
 from cpam_bench.eval.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, scatter
@@ -47,6 +47,9 @@ _SLICE_TITLES: dict[Slice, str] = {
     "retain": "By retention of the object",
     "several": "By number of objects",
 }
+MOST_BLOCKS = 12
+"""Of a tag that the page slices by."""
+
 QUALITY = 90
 """Of the WebP pictures: they are to be looked at; the run keeps what was measured."""
 
@@ -170,7 +173,9 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
         facts=_facts(scored, cards, board),
         overall=_overall(board, shown),
         slices={
-            words: grids for slice, words in _SLICE_TITLES.items() if (grids := _sliced(slice, tasks, scores, methods))
+            words: grids
+            for slice, words in _slices(tasks.values()).items()
+            if (grids := _sliced(slice, words, tasks, scores, methods))
         },
         paired=_paired(board),
         scatter=scatter(board.rows, board.references, "lpips_background", "clip_score"),
@@ -259,14 +264,21 @@ def _best(means: Sequence[float], metric: Facts) -> str | None:
     return number(max(found) if metric.better == "higher" else min(found), metric.digits)
 
 
-def _sliced(slice: Slice, tasks: Mapping[str, Task], scores: pd.DataFrame, methods: Sequence[Method]) -> list[Grid]:
+def _slices(tasks: Iterable[Task]) -> dict[Slice, str]:
+    """What the page slices by: the usual ways, and tags of a few values; a tag of many is no block but a remark."""
+    few = [name for name, values in tags(tasks).items() if len(values) <= MOST_BLOCKS]
+    return _SLICE_TITLES | {name: f"By {name}" for name in few}
+
+
+def _sliced(
+    slice: Slice, words: str, tasks: Mapping[str, Task], scores: pd.DataFrame, methods: Sequence[Method]
+) -> list[Grid]:
     """A table of methods by blocks for each metric of the paper; none if all samples are in one block."""
     blocks: dict[str, set[str]] = {}
     for sample, task in tasks.items():
         blocks.setdefault(slice_of(task, slice), set()).add(sample)
     if len(blocks) < 2:
         return []
-    words = _SLICE_TITLES[slice]
     grids = []
     for metric in (facts(name) for name in SHOWN if name in set(scores["metric"])):
         mine = scores[scores["metric"] == metric.name]

@@ -36,6 +36,7 @@ from cpam_bench.eval.scoring.score import Scores, default_clip, score
 from cpam_bench.eval.store.lock import locked
 from cpam_bench.eval.store.records import Run
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.checks import require_regions
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.dataset import Dataset
 from cpam_bench.imba.errors import UserError
@@ -83,7 +84,7 @@ def execute(
     """
     settings = settings or Settings()
     folder = place(folder)
-    editors = _make(labels)
+    editors = _make(labels, settings)
     name, workers = choose_executor(settings)
     if name == "processes":
         prepare_processes()
@@ -95,6 +96,7 @@ def execute(
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None
+    require_regions(data.samples, model.resolution)
     samples = captions.recall(folder, data.samples)
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
@@ -155,10 +157,10 @@ def execute(
     return Outcome(board, scores, failures)
 
 
-def _make(labels: Sequence[str]) -> dict[str, Editor]:
+def _make(labels: Sequence[str], settings: Settings) -> dict[str, Editor]:
     editors: dict[str, Editor] = {}
     for asked in labels:
-        label, editor = registry.make(asked)
+        label, editor = registry.make(asked, settings.import_panel)
         if label in editors and isinstance(editor, Imported):
             raise UserError(f"--import {asked}: another method is called {label} too; choose another name")
         editors[label] = editor

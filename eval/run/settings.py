@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from cpam_bench.cpam.backbone import Resize
+from cpam_bench.eval.methods.registry import Panel
 from cpam_bench.eval.store.records import Run
 from cpam_bench.imba.errors import UserError
 
@@ -43,6 +44,7 @@ class Settings:
         gpus_per_worker: that Ray sets aside for each worker; None is one on CUDA and none on the CPU.
         captioner: writes the captions of the source that a method needs and the data set lacks; None is
             :data:`cpam_bench.eval.methods.captions.CAPTIONER`, and ``none`` leaves such methods out.
+        import_panel: what of a ready-made picture is the edit.
     """
 
     backbone: str = "pocket"
@@ -62,6 +64,7 @@ class Settings:
     address: str | None = None
     gpus_per_worker: float | None = None
     captioner: str | None = None
+    import_panel: Panel = "whole"
 
 
 def choose_executor(settings: Settings) -> tuple[ExecutorName, int | None]:

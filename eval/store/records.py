@@ -80,15 +80,20 @@ class Method:
 
         Runs of early versions have the folder of such pictures in label and parameters; it is nobody else's business.
         """
-        if self.method == READY_MADE or self.parameters.keys() == {"called", "folder"}:
-            return str(self.parameters["called"])
-        return None
+        ready_made = self.method == READY_MADE or self.parameters.keys() == {"called", "folder"}
+        return str(self.parameters.get("called", self.method)) if ready_made else None
+
+    def after(self, old: Method) -> Method:
+        """The same in a run that has it already: parameters that came later have their defaults in its edits."""
+        kept = {key: value for key, value in self.parameters.items() if key in old.parameters}
+        return replace(self, parameters=kept, more=old.more)
 
     def shared(self) -> Method:
         """The same without what says where something is on this machine."""
         if self.called is None:
             return self
-        return replace(self, method=READY_MADE, parameters={"called": self.called})
+        kept = {key: value for key, value in self.parameters.items() if key != "folder"}
+        return replace(self, method=READY_MADE, parameters=kept)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class Run:
         known = set(self.samples)
         samples = [*self.samples, *(sample for sample in new.samples if sample not in known)]
         methods = {
-            label: replace(method, more=self.methods[label].more) if label in self.methods else method
+            label: method.after(self.methods[label]) if label in self.methods else method
             for label, method in new.methods.items()
         }
         return replace(self, methods={**self.methods, **methods}, samples=samples)
@@ -262,7 +267,8 @@ class Edit:
 class Task:
     """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
 
-    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it.
+    ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it; ``tags`` are the data
+    set's own, each ``NAME`` or ``NAME=VALUE``.
     """
 
     id: str
@@ -277,6 +283,7 @@ class Task:
     image_sha256: str = ""
     mask_sha256: str | None = None
     truth_sha256: str | None = None
+    tags: list[str] = field(default_factory=list, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -288,7 +295,7 @@ def plain(record: Any) -> dict[str, Any]:
     data = {
         one.name: _plain(getattr(record, one.name))
         for one in fields(record)
-        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) == one.default)
+        if one.name != "more" and not (one.metadata.get("optional") and not getattr(record, one.name))
     }
     return {**data, **record.more}
 

@@ -39,7 +39,8 @@ def prepare(sample: Sample, backbone: Any) -> Prepared:
 def write_task(store: Store, prepared: Prepared) -> None:
     """Store a sample as editors and metrics see it."""
     shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
-    task = Task(**{name: getattr(prepared.sample, name) for name in shared})
+    said = {name: getattr(prepared.sample, name) for name in shared}
+    task = Task(**said | {"tags": list(prepared.sample.tags)})
     store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 
 
@@ -65,4 +66,5 @@ def stored_sample(store: Store, id: str) -> Sample:
         kind=task.kind,
         source_prompt=task.source_prompt,
         several_objects=task.several_objects,
+        tags=tuple(task.tags),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from cpam_bench.imba import collect
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking import operations
+from cpam_bench.imba.problems import printable
 
 MODES = [("on the object", "object"), ("beside it", "beside"), ("two corners of a box", "box")]
 KINDS = ["replace", "pose", "background", "add", "remove"]
@@ -322,6 +324,11 @@ def studio_page(studio: Studio) -> gr.Blocks:
     return page
 
 
+def as_text(text: str) -> str:
+    """A text of others as Markdown that shows it letter by letter, on one line."""
+    return re.sub(r"([^\w\s])", r"\\\1", printable(" ".join(text.split())), flags=re.ASCII)
+
+
 def annotation_page(studio: Studio) -> gr.Blocks:
     """The page of ``cpam-bench data annotate``: the samples without a mask, one after the other."""
     with gr.Blocks(title="cpam-bench: draw masks", analytics_enabled=False) as page:
@@ -338,23 +345,22 @@ def annotation_page(studio: Studio) -> gr.Blocks:
             lacking = collect.without_mask(studio.collect)
             waiting = [id for id in lacking if id not in skipped] or lacking
             data = load(studio.collect)
-            if not waiting:
+            sample, damaged = studio.reopen_first(session, waiting)
+            passed = [f"Passed over, for it cannot be opened: {as_text(why)}" for why in damaged]
+            if sample is None:
                 session.__init__()  # type: ignore[misc]
-                return (
-                    session,
-                    None,
-                    None,
-                    "",
-                    f"### Done: all {len(data)} samples have masks.",
-                    gr.Checkbox(visible=False),
-                )
-            id = waiting[0]
-            sample = studio.reopen(session, id)
+                done = f"### Done: all {len(data)} samples have masks."
+                left = f"### {len(damaged)} of {len(data)} samples are left, and cannot be opened."
+                words = "\n\n".join([left if damaged else done, *passed])
+                return session, None, None, "", words, gr.Checkbox(visible=False)
+            id = sample.id
             same = [other.id for other in data if other.image == sample.image and other.id != id]
             what = "the object that stays" if sample.altered == "background" else "what is to change"
             lines = [
                 f"### {id} · {len(data) - len(lacking)} of {len(data)} samples have a mask",
-                f"Mark **{what}** for “{sample.target_prompt}” ({sample.kind}; object: “{sample.object_prompt}”).",
+                f"Mark **{what}** for “{as_text(sample.target_prompt)}” ({sample.kind}; object:"
+                f" “{as_text(sample.object_prompt)}”).",
+                *passed,
             ]
             if same:
                 lines.append(f"The mask also serves {', '.join(same)}, unless it is to be for this sample alone.")
@@ -364,7 +370,7 @@ def annotation_page(studio: Studio) -> gr.Blocks:
         def on_accept(session: Session, skipped: list[str], own: bool) -> Any:
             if session.sample is None:
                 raise UserError("no sample is open")
-            collect.add_mask(studio.collect, session.sample, session.need_mask(), own=own)
+            collect.add_mask(studio.collect, session.sample, session.need_mask(), own=own, seen=session.seen)
             return following(session, skipped)
 
         @said

@@ -23,7 +23,7 @@ from cpam_bench.imba.layouts.release import object_region
 from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
 from cpam_bench.imba.pictures import overlay, read_picture, to_rgb, upright
-from cpam_bench.imba.sample import Kind
+from cpam_bench.imba.sample import Kind, Sample
 
 VIEW = (512, 768)
 """Least and greatest longest edge in pixels at which a picture is shown; masks are made and kept at its own size."""
@@ -43,6 +43,7 @@ class Session:
         results: label -> result of the last run, and ``before``, the picture as the editors saw it.
         sheet: of the last run.
         sample: id of the sample of a data set that is worked on.
+        seen: version of that sample's mask when it was opened (:func:`cpam_bench.imba.collect.mask_version`).
         number: counts the pictures that were opened, so that a result that comes late is known to be of another one.
     """
 
@@ -55,11 +56,12 @@ class Session:
     before: Image.Image | None = None
     sheet: Image.Image | None = None
     sample: str | None = None
+    seen: str | None = None
     number: int = 0
 
     def open(self, picture: Image.Image, made: MadeMask | None = None, sample: str | None = None) -> None:
         """Begin with another picture."""
-        self.picture, self.made, self.sample = picture.convert("RGB"), made, sample
+        self.picture, self.made, self.sample, self.seen = picture.convert("RGB"), made, sample, None
         self.on, self.off, self.corners = [], [], []
         self.results, self.before, self.sheet = {}, None, None
         self.number += 1
@@ -283,7 +285,7 @@ class Studio:
         """Ids of the samples in the data set, none if it is not there yet."""
         return [sample.id for sample in load(self.collect)] if (self.collect / "data.json").is_file() else []
 
-    def reopen(self, session: Session, id: str) -> Any:
+    def reopen(self, session: Session, id: str) -> Sample:
         """Open a sample of the data set again, with its mask if it has one; returns it.
 
         Raises:
@@ -300,7 +302,22 @@ class Studio:
             name = sample.region_file.name if sample.region_file else ""
             made = MadeMask(stored, sample.mask_origin or Origin(tool="file", inputs={"name": name}))
         session.open(sample.read_image(), made, id)
+        session.seen = collect.mask_version(sample)
         return sample
+
+    def reopen_first(self, session: Session, ids: Sequence[str]) -> tuple[Sample | None, list[str]]:
+        """Open the first of some samples that can be, and say why those before it cannot.
+
+        Returns:
+            the sample, None if none can be opened, and a line for each that was passed over.
+        """
+        passed: list[str] = []
+        for id in ids:
+            try:
+                return self.reopen(session, id), passed
+            except UserError as error:
+                passed.append(str(error))
+        return None, passed
 
 
 def open_file(session: Session, path: str | None) -> None:

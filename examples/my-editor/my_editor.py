@@ -25,6 +25,7 @@ class Blend:
     edits: ClassVar[bool] = True
     reference: ClassVar[str] = "an example of cpam-bench"
     capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True, caption_free=True, mask_control=True)
+    needs_mask: ClassVar[bool] = True
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
 

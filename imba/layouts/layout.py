@@ -7,7 +7,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar, Protocol
@@ -149,12 +149,19 @@ def safe_id(id: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", id) is not None
 
 
-def make_id(image: str, text: str, taken: Container[str]) -> str | None:
-    """``<image's stem>-<text>``, with a hash where that is taken; None if the same record was there before."""
+def make_id(image: str, text: str, taken: dict[str, tuple[str, str]]) -> str:
+    """``<image's stem>-<text>``, with a hash where another record has that; it is entered into ``taken``.
+
+    Raises:
+        ValueError: the same record was there before.
+    """
     id = f"{slug(Path(image).stem, 40)}-{slug(text, 70)}"
-    if id in taken:
+    if taken.get(id, (image, text)) != (image, text):
         id = f"{id}-{short_hash(image + text)}"
-    return None if id in taken else id
+    if id in taken:
+        raise ValueError("the record repeats an earlier one")
+    taken[id] = image, text
+    return id
 
 
 def unsafe(root: Path, folder: str, name: str) -> str | None:

@@ -109,12 +109,13 @@ class Table:
         samples: list[Sample] = []
         indices: list[int] = []
         records: list[Any] = []
+        taken: dict[str, tuple[str, str]] = {}
         for index, row in enumerate(rows):
             records.append({str(key): value for key, value in row.items() if not _is_packed(value)})
             try:
                 if isinstance(row.get(_BROKEN), str):
                     raise ValueError(row[_BROKEN])
-                sample, packed = self._sample(files, mapped, index, row, {sample.id for sample in samples})
+                sample, packed = self._sample(files, mapped, index, row, taken)
                 records[-1] |= packed
             except ValueError as error:
                 files.problems.append(
@@ -131,7 +132,7 @@ class Table:
         return Content(samples, files.problems, [dict(mapped.columns), records], len(rows), indices)
 
     def _sample(
-        self, files: Files, mapped: Mapped, index: int, row: Mapping[str, Any], taken: set[str]
+        self, files: Files, mapped: Mapped, index: int, row: Mapping[str, Any], taken: dict[str, tuple[str, str]]
     ) -> tuple[Sample, dict[str, str]]:
         def text(name: str) -> str:
             value = row.get(mapped.column(name))
@@ -151,11 +152,15 @@ class Table:
         name = str(index) if _is_packed(cell) else text("image")
         if not name:
             raise ValueError(f"{mapped.column('image')} is empty")
-        id = text("id") or make_id(name, prompt, taken)
-        if id is None or id in taken:
-            raise ValueError("the row repeats an earlier one" if id is None else f"id {id!a:.60} is used twice")
-        if not safe_id(id):
+        id = text("id")
+        if id in taken:
+            raise ValueError(f"id {id!a:.60} is used twice")
+        if id and not safe_id(id):
             raise ValueError(f"id {id!a:.60} is not safe as a file name")
+        if id:
+            taken[id] = name, prompt
+        else:
+            id = make_id(name, prompt, taken)
         if _is_packed(cell):
             image, packed["image"] = packed_picture(cell)
         else:

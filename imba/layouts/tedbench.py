@@ -50,7 +50,7 @@ class TEdBench:
         files = Files(root, LISTED)
         samples: list[Sample] = []
         indices: list[int] = []
-        taken: set[str] = set()
+        taken: dict[str, tuple[str, str]] = {}
         for index, item in enumerate(raw):
             try:
                 if not isinstance(item, dict):
@@ -59,8 +59,6 @@ class TEdBench:
                 if not name or not text:
                     raise ValueError("the record has no img_name or no target_text")
                 id = make_id(name, text, taken)
-                if id is None:
-                    raise ValueError("the record repeats an earlier one")
                 image = files.locate("originals", name, "image", "Put it there", record=index, sample=id)
                 mask = self._mask(files, name, id, index)
             except ValueError as error:
@@ -69,7 +67,6 @@ class TEdBench:
             except Refused as refused:
                 files.problems.append(refused.problem)
                 continue
-            taken.add(id)
             indices.append(index)
             samples.append(Sample(id=id, image=image or root / "originals" / name, region=mask, target_prompt=text))
         return Content(samples, files.problems, raw, len(raw), indices)

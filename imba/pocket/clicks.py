@@ -16,8 +16,8 @@ from scipy import ndimage
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
+from cpam_bench.imba.pictures import read_picture
 from cpam_bench.imba.pocket.scenes import render, sample_scene
-from cpam_bench.imba.sample import read_picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +167,20 @@ def test_imba_is_built_with_the_masks_that_come_along(tmp_path: Path) -> None:
     download = tmp_path / "tedbench"
     (download / "originals").mkdir(parents=True)
     for path in (imba / "images").iterdir():
-        (download / "originals" / path.name).symlink_to(path)
+        shutil.copyfile(path, download / "originals" / path.name)
     (download / "input_list.json").write_text("[]")
     report = build(download, imba / "data.json", tmp_path / "IMBA")
     assert report.masks == 48 and report.missing_masks == ["ball.png"]
     bad = {problem.sample for problem in validate(load(tmp_path / "IMBA")) if problem.severity == "error"}
     assert len(bad) <= 2
+
+
+def test_links_out_of_the_download_are_not_followed(inputs: dict[str, Path], tmp_path: Path) -> None:
+    originals = inputs["tedbench"] / "originals"
+    (tmp_path / "secret.png").write_bytes(b"a secret")
+    (originals / "ball.png").symlink_to(tmp_path / "secret.png")
+    (originals / "elsewhere").symlink_to(tmp_path)
+    (originals / "loop.png").symlink_to(originals / "loop.png")
+    (originals / "linked.jpeg").symlink_to(originals / "cat.jpeg")  # of the download itself
+    assert build(**inputs).missing_images == ["ball.png"]
+    assert b"a secret" not in tree(inputs["out"]).values()

@@ -76,7 +76,7 @@ def test_pictures_join_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     todo = samples(3)
-    picture(7, (200, 100)).convert("RGBA").save(folder / "s0.png")
+    picture(7, (100, 100)).convert("RGBA").save(folder / "s0.png")
     picture(8).save(folder / "S1.JPG")
     picture(9).save(folder / "nobody.png")
     label, editor = registry.make(f"mine={folder}")
@@ -91,11 +91,11 @@ def test_pictures_join_a_run(tmp_path: Path) -> None:
     edit = store.read_edit(label, "s0")
     assert edit and edit.params["file"] == "s0.png"
     # Where the folder is on this disk stands nowhere.
-    assert label == "mine" and edit.params.keys() == {"called", "file", "file_sha256"}
+    assert label == "mine" and edit.params.keys() == {"called", "panel", "file", "file_sha256"}
     assert not [path for path in (tmp_path / "run").rglob("*.*") if str(folder).encode() in path.read_bytes()]
     assert edit.params["file_sha256"] == hashlib.sha256((folder / "s0.png").read_bytes()).hexdigest()
     shown = np.asarray(Image.open(store.edit_path(label, "s0")))
-    assert np.array_equal(shown, np.asarray(picture(7, (200, 100)).resize((64, 64), Image.Resampling.BICUBIC)))
+    assert np.array_equal(shown, np.asarray(picture(7, (100, 100)).resize((64, 64), Image.Resampling.BICUBIC)))
 
     picture(10).save(folder / "s2.png")  # the same command takes what has come, and nothing anew
     label, editor = registry.make(f"mine={folder}")

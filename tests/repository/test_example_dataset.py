@@ -1,0 +1,58 @@
+"""A package of its own adds a layout: built and installed for real, recognised, listed, run, and noted in the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT, TINY
+from PIL import Image
+from run_helpers import picture, square, write_clip
+from typer.testing import CliRunner
+
+from cpam_bench.eval.commands.main import app
+
+
+def call(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output or done.exception
+    return done.output
+
+
+def test_the_example_is_recognised_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = shutil.copytree(ROOT / "examples" / "my-dataset", tmp_path / "my-dataset")
+    site = tmp_path / "site"
+    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site]
+    subprocess.run([sys.executable, "-m", *install, package], check=True)
+    monkeypatch.syspath_prepend(str(site))
+
+    data = tmp_path / "pictures"
+    data.mkdir()
+    picture(1).save(data / "one.jpg")
+    (data / "one.txt").write_text("a red thing")
+    Image.fromarray(square().astype(np.uint8) * 255).save(data / "one.mask.png")
+
+    listed = call("datasets")
+    assert "sidecar" in listed and "my-dataset 0.1.0" in listed
+    assert "of the pictures" in call("datasets", "sidecar")
+    said = call("data", "info", data)
+    assert "layout sidecar: 1 of 1 texts have a picture beside them" in said
+    assert "1 of them ready" in call("data", "validate", data)
+
+    clip = write_clip(tmp_path / "clip")
+    folder = tmp_path / "run"
+    arguments = ["--methods", "cpam", "--no-references", "--backbone", TINY, "--steps", 2, "--device", "cpu"]
+    call("run", "--dataset", data, *arguments, "--clip", f"local-dir:{clip}", "--workers", 1, "--out", folder)
+    task = json.loads((folder / "sources" / "one.json").read_text())
+    assert task["target_prompt"] == "a red thing"
+    mask = np.asarray(Image.open(folder / "masks" / "one.png")) > 0
+    assert mask.mean() == pytest.approx(square().mean())
+
+    (data / "two.txt").write_text("a thing without a picture")
+    done = CliRunner().invoke(app, ["run", "--dataset", str(data), "--out", str(tmp_path / "other")])
+    assert done.exit_code and "the image is missing (1 of 2 samples): two.jpg" in str(done.exception)
