@@ -32,6 +32,7 @@ _NAMED = 20
 POCKET = "pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"
 
 COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
+_GIVEN = {True: "✓", False: "✗", None: "–"}
 _COST_TITLES = {
     "seconds": "seconds an edit",
     "inversion_seconds": "seconds of its inversion",
@@ -51,6 +52,7 @@ class Leaderboard:
             method, against, metric, difference (method - against), low, high, n.
         references: the methods of ``rows`` that edit nothing or freely, and only bound the scale.
         metrics: label -> facts of what was measured.
+        masks: method -> whether it has read the samples' masks; None where that was not noted.
     """
 
     title: str
@@ -59,6 +61,7 @@ class Leaderboard:
     paired: pd.DataFrame
     references: list[str]
     metrics: dict[str, Facts]
+    masks: dict[str, bool | None]
 
     def write(self, folder: Path) -> None:
         """Write ``leaderboard.csv`` and ``paired.csv`` into a run's folder, and note their hashes."""
@@ -112,7 +115,9 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
             notes.append(f"{known[metric].heading}: not defined for {undefined} edits, which its mean leaves out")
     if scored.is_pocket:
         notes.insert(0, POCKET)
-    return Leaderboard(_title(scored), notes, table, _paired(table, scored.scores, metrics), scored.references, known)
+    masks = {row.name: row.mask_read for row in scored.rows}
+    paired = _paired(table, scored.scores, metrics)
+    return Leaderboard(_title(scored), notes, table, paired, scored.references, known, masks)
 
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
@@ -172,6 +177,9 @@ def render(board: Leaderboard, names: Sequence[str] | None = None) -> Group:
     table = Table(title=board.title, title_justify="left", title_style="bold")
     table.add_column("method", overflow="fold")
     table.add_column("n", justify="right")
+    noted = any(mask is not None for mask in board.masks.values())
+    if noted:
+        table.add_column("mask")
     for name in shown:
         table.add_column(_COST_TITLES[name] if name in COSTS else board.metrics[name].heading, justify="right")
     table.add_column("failed", justify="right")
@@ -181,6 +189,7 @@ def render(board: Leaderboard, names: Sequence[str] | None = None) -> Group:
         table.add_row(
             Text(row["method"]),
             str(row["n"]),
+            *([_GIVEN[board.masks[row["method"]]]] if noted else []),
             *(_cell(board, row, name) for name in shown),
             Text(str(row["failed"]), style="red" if row["failed"] else ""),
             end_section=last,
@@ -204,6 +213,8 @@ def render(board: Leaderboard, names: Sequence[str] | None = None) -> Group:
         parts.append(Text("\n".join([head, *lines])))
     parts.append(Text("Mean [95 % bootstrap interval over samples]. LPIPS is AlexNet v0.1, masked: black outside the"))
     parts[-1].append(" background. Seconds leave out the inversion that methods share; see leaderboard.csv.")
+    if noted:
+        parts[-1].append(" Mask: whether the method was given the region to alter.")
     if "lpips_truth_gain" in shown:
         parts[-1].append(" Gain: LPIPS of edit and source less that of edit and truth, inside the region to alter;")
         parts[-1].append(" above 0 the edit is nearer to what it should have led to.")

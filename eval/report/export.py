@@ -36,6 +36,7 @@ LEADERBOARD = {
     "method": "label: a name, with the parameters that differ from their defaults",
     "title": "of the method, as the paper's tables call it",
     "reference": "whether it is a reference row that bounds the scale and no method of editing",
+    "mask_read": "whether the method was given the region to alter; empty where that was not noted",
     "metric": "name of the metric, or of a cost (seconds, inversion_seconds, peak_memory_mib)",
     "better": "higher or lower",
     "scorer": "model behind the metric, empty if it has none",
@@ -227,9 +228,10 @@ def _leaderboard(scored: Scored, board: pd.DataFrame) -> Iterator[list[Any]]:
     head = [run.dataset.name, run.dataset.fingerprint, len(scored.samples), run.backbone.name]
     head += [run.backbone.resolution, run.steps, run.seed, scored.is_pocket]
     facts = {row.name: row.facts for row in scored.rows}
+    masks = {row.name: row.mask_read for row in scored.rows}
     for record in board.to_dict("records"):
         name = record["method"]
-        mine = [*head, name, facts[name].title, not facts[name].edits]
+        mine = [*head, name, facts[name].title, not facts[name].edits, masks[name]]
         for metric, held in scored.metrics.items():
             better = facts_of(metric, held.more).better
             numbers = [record[metric], record[f"{metric}_low"], record[f"{metric}_high"], record[f"{metric}_n"]]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from cpam_bench.cpam.inversion import Trajectory, invert
@@ -27,14 +28,26 @@ class TimedSource(Source):
         inversion_seconds: what computing its trajectory took, its share of what was computed at once; None before.
         inversion: of the edit at hand: empty if it used no trajectory, ``computed`` if it was made for it, ``cached``
             if it came from the disk, ``shared`` if an edit before had it made.
+        mask_read: whether the edit at hand has read the mask.
     """
 
     def __init__(self, sample: Sample, backbone: Any, steps: int):
         super().__init__(sample, backbone, steps)
         self.inversion_seconds: float | None = None
         self.inversion: Inversion = ""
+        self.mask_read = False
         self.invert: Callable[[], None] = self._invert
         self._origin: Inversion = ""
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """As :attr:`Source.mask`; that it was read is noted."""
+        self.mask_read = True
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: np.ndarray | None) -> None:
+        self._mask = mask
 
     @property
     def trajectory(self) -> Trajectory:  # type: ignore[override]
@@ -48,6 +61,7 @@ class TimedSource(Source):
     def begin(self) -> None:
         """Forget what the last edit used."""
         self.inversion = ""
+        self.mask_read = False
 
     def keep(self, trajectory: Trajectory, seconds: float, origin: Inversion) -> None:
         """Take a trajectory that was made elsewhere."""

@@ -213,6 +213,7 @@ class Worker:
             peak_memory_mib=peak(self.backbone) if peak_is_fresh else None,
             versions=versions(),
             processor=processor(str(self.backbone.device)),
+            mask_read=source.mask_read,
         )
         return Made(edit, encode_png(image))
 

@@ -43,6 +43,12 @@ class Row:
         """The edits that are there."""
         return [edit for edit in self.edits if edit.status == "ok"]
 
+    @property
+    def mask_read(self) -> bool | None:
+        """Whether the method has read the samples' masks, or some of them; None where that is not known."""
+        noted = [edit.mask_read for edit in self.done if edit.mask_read is not None]
+        return any(noted) if noted and self.facts.called is None else None
+
 
 @dataclass(frozen=True)
 class Scored:

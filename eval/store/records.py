@@ -244,6 +244,7 @@ class Edit:
         image_sha256: of the PNG file.
         versions: of the packages that made it.
         processor: name of the processor or graphics card that made it.
+        mask_read: whether the editor has read the sample's mask; None where that was not noted.
     """
 
     method: str
@@ -260,6 +261,7 @@ class Edit:
     image_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     processor: str = ""
+    mask_read: bool | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -295,7 +297,7 @@ def plain(record: Any) -> dict[str, Any]:
     data = {
         one.name: _plain(getattr(record, one.name))
         for one in fields(record)
-        if one.name != "more" and not (one.metadata.get("optional") and not getattr(record, one.name))
+        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) in (None, []))
     }
     return {**data, **record.more}
 

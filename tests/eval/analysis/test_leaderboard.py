@@ -1,9 +1,11 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 from run_helpers import Brighten, Broken, Noise, editors, run_all, samples, write_clip
 
@@ -117,6 +119,37 @@ def test_terminal_table(run):
     for words in ("CLIPScore ↑", "LPIPS (background) ↓", "seconds an edit", "failed", "brighten:amount=40", "95 %"):
         assert words in text, words
     assert "lpips_background: noise − brighten = " in text and "brighten − " not in text
+
+
+@dataclass(frozen=True)
+class Inside(Brighten):
+    """Brightens the region alone, and so reads it."""
+
+    name: ClassVar[str] = "inside"
+
+    def edit(self, sample: Any, source: Any, seed: int) -> Image.Image:
+        edited = np.asarray(super().edit(sample, source, seed))
+        return Image.fromarray(np.where(source.mask[..., None], edited, np.asarray(source.image)))
+
+
+def test_who_was_given_the_mask_is_told(clip, tmp_path):
+    board = leaderboard([_run(tmp_path / "run", clip, Inside(), Brighten(), count=2)])
+    assert board.masks == {"inside": True, "brighten": False}
+    lines = _text(board).splitlines()
+    assert "✓" in next(line for line in lines if "inside" in line) and "Mask: whether" in " ".join(lines)
+    # Early versions did not note it.
+    for path in (tmp_path / "run").glob("edits/*/*.json"):
+        data = json.loads(path.read_text())
+        del data["mask_read"]
+        path.write_text(json.dumps(data))
+    assert set(leaderboard([tmp_path / "run"]).masks.values()) == {None}
+    assert "Mask: whether" not in _text(leaderboard([tmp_path / "run"]))
+
+
+def test_pairs_say_that_they_are_not_corrected_and_few_are_marked(run):
+    text = _text(leaderboard([run]))
+    assert "(95 % each, not corrected for their number, 6):" in text
+    assert "]†" in text and "†: an interval over fewer than 5 samples" in text
 
 
 def test_one_sample_has_no_interval(clip, tmp_path):

@@ -249,5 +249,5 @@ def test_rows_keep_every_digit(tmp_path):
 def test_records_are_plain_json(store):
     store.write_edit(_edit(), picture(1))
     data = json.loads(store.edit_path("brighten", "s0").with_suffix(".json").read_text())
-    assert set(data) == set(asdict(_edit())) - {"more"}
+    assert set(data) == set(asdict(_edit())) - {"more", "mask_read"}
     assert store_module.Edit(**data).status == "ok"
