@@ -101,8 +101,8 @@ def fetch_published(
 
 def _elsewhere(trouble: str) -> str:
     return (
-        f"{trouble} With a network give the same command again; without one bring TEdBench's folder and the authors'"
-        " data.json from another machine, and give --tedbench DIR --annotations FILE."
+        f"{trouble.rstrip('.')}. Without a network bring TEdBench's folder and the authors' data.json from another"
+        " machine, and give --tedbench DIR --annotations FILE."
     )
 
 

@@ -19,9 +19,12 @@ from cpam_bench.imba.errors import UserError
 T = TypeVar("T")
 
 
-def parameter(default: Any, help: str, source: str) -> Any:
-    """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from."""
-    return dataclasses.field(default=default, metadata={"help": help, "source": source})
+def parameter(default: Any, help: str, source: str, *, later: bool = False) -> Any:
+    """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from.
+
+    ``later`` is for one that was added to what runs are made with already: at its default it is in no record.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "source": source, "later": later})
 
 
 def split(text: str) -> list[str]:
@@ -107,8 +110,12 @@ def _presets(cls: type[Any]) -> dict[str, dict[str, Any]]:
 
 
 def parameters(made: Any) -> dict[str, Any]:
-    """Every parameter of an object with its value."""
-    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.init}
+    """Every parameter of an object with its value, but those that came later and are not used."""
+    return {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if field.init and not (field.metadata.get("later") and getattr(made, field.name) == field.default)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
