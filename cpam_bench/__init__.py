@@ -1,11 +1,7 @@
-"""Benchmark of text-guided editing of real images, around IMBA.
+"""Benchmark of text-guided editing of real images, around IMBA; nothing here is imported before it is asked for.
 
-The packages are the folders ``imba``, ``cpam``, ``baselines`` and ``eval`` of the repository, installed under this
-name, because a user's own ``eval.py`` must never be taken for ours.  What most programs need is here; nothing is
-imported before it is asked for.
+The folders imba, cpam, baselines and eval are installed under this name, so that a user's own eval.py is never ours.
 """
-
-from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -18,6 +14,7 @@ if TYPE_CHECKING:
     from cpam_bench.eval.metrics.metric import Metric
     from cpam_bench.eval.run.execute import execute as run
     from cpam_bench.eval.scoring.score import score
+    from cpam_bench.eval.scoring.scored import Scored
     from cpam_bench.imba.dataset import load
     from cpam_bench.imba.sample import Sample
 
@@ -29,6 +26,7 @@ _PLACES = {
     "Editor": "cpam.editing",
     "Metric": "eval.metrics.metric",
     "Sample": "imba.sample",
+    "Scored": "eval.scoring.scored",
     "leaderboard": "eval.analysis.leaderboard",
     "load": "imba.dataset",
     "parameter": "cpam.editing",
@@ -36,7 +34,19 @@ _PLACES = {
     "score": "eval.scoring.score",
 }
 
-__all__ = ["CPAM", "AttentionControl", "Editor", "Metric", "Sample", "leaderboard", "load", "parameter", "run", "score"]
+__all__ = [
+    "CPAM",
+    "AttentionControl",
+    "Editor",
+    "Metric",
+    "Sample",
+    "Scored",
+    "leaderboard",
+    "load",
+    "parameter",
+    "run",
+    "score",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cpam_bench.imba.common import remote
+from cpam_bench.imba.common.files import sweep, write_atomic
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
@@ -199,30 +200,18 @@ def publish(out: Path, plan: Mapping[str, Path | bytes]) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file. Give a folder.")
+    sweep(out)  # what a killed run has left
     for path in sorted(out.rglob("*")) if out.is_dir() else []:
         name = path.relative_to(out).as_posix()
         if path.is_dir() and not path.is_symlink():
-            continue
-        if name.endswith(".part") and name.removesuffix(".part") in plan:  # a killed run has left it
             continue
         if name not in plan:
             raise UserError(f"{out} is not empty: {name} is no part of this build. Give a new or empty folder.")
         if path.is_symlink() or path.read_bytes() != _contents(plan[name]):
             raise UserError(f"{out} holds another build: {name} differs. Give a new or empty folder.")
-    try:
-        for name, source in plan.items():
-            path = out / name
-            part = path.with_name(f"{path.name}.part")
-            part.unlink(missing_ok=True)
-            if path.exists():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_contents(source))
-            part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or out} cannot be written ({error.strerror}). Mend that and run it again."
-        ) from error
+    for name, source in plan.items():
+        if not (out / name).exists():
+            write_atomic(out / name, _contents(source))
 
 
 def _contents(source: Path | bytes) -> bytes:

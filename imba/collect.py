@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from cpam_bench.imba.common.files import write_atomic
+from cpam_bench.imba.common.files import write_atomic, write_new
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
@@ -202,33 +201,15 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _write_records(root: Path, records: list[Any]) -> None:
-    path = root / "data.json"
-    part = _write_part(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
-    part.replace(path)
+    write_atomic(root / "data.json", (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole, and not over another one."""
-    part = _write_part(path, content)
     try:
-        os.link(part, path)  # unlike a rename, it fails where something is already
+        write_new(path, content)
     except FileExistsError:
         raise UserError(f"{path} is there already and is left as it is; delete it first to make it anew") from None
-    finally:
-        part.unlink()
-
-
-def _write_part(path: Path, content: bytes) -> Path:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}). Mend that and try again.") from error
-    return part
 
 
 @contextlib.contextmanager

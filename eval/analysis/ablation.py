@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
+from cpam_bench.eval.analysis.numbers import DAGGER, FEW, estimate
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
 from cpam_bench.eval.methods import registry
@@ -199,15 +200,15 @@ def table(scored: Scored, ablation: Ablation, slice: Slice | None = None, sample
             mine = block.only([sample for sample in block.samples if group.acts(tasks[sample])])
             for words, label in ablation.labels[name].items():
                 for metric in scored.metrics:
-                    estimate = mean_interval(mine.values(label, metric))
+                    mean = mean_interval(mine.values(label, metric))
                     difference = _difference(mine.scores, label, ablation.base, metric)
                     head = (title or "all", name, words, label, label == ablation.base, metric)
-                    rows.append((*head, *_numbers(estimate), *_numbers(difference)))
+                    rows.append((*head, *_numbers(mean), *_numbers(difference)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _numbers(estimate: Estimate) -> tuple[float, float, float, int]:
-    return estimate.mean, estimate.low, estimate.high, estimate.n
+def _numbers(found: Estimate) -> tuple[float, float, float, int]:
+    return found.mean, found.low, found.high, found.n
 
 
 def _difference(scores: pd.DataFrame, label: str, base: str, metric: str) -> Estimate:
@@ -228,8 +229,6 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
     from rich.console import Group as Lines
     from rich.table import Table
     from rich.text import Text
-
-    from cpam_bench.eval.analysis.leaderboard import cell
 
     parts: list[Any] = [Text(title, style="bold")]
     for block, name in rows[["slice", "group"]].drop_duplicates().itertuples(index=False):
@@ -254,9 +253,9 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
                 if found is None:
                     cells += ["–", "–"]
                     continue
-                cells.append(cell(found["mean"], found["low"], found["high"], digits))
+                cells.append(estimate(found["mean"], found["low"], found["high"], digits, n=found["n"]))
                 parted = (found["difference"], found["difference_low"], found["difference_high"])
-                cells.append("" if found["default"] else cell(*parted, digits, sign=True))
+                cells.append("" if found["default"] else estimate(*parted, digits, sign=True, n=found["difference_n"]))
             mark = " (default)" if first["default"] and words != "base" else ""
             head.add_row(f"{words}{mark}", str(first["n"]), *cells)
         parts.append(head)
@@ -266,4 +265,6 @@ def render(rows: pd.DataFrame, ablation: Ablation, title: str) -> Printed:
             " samples, which holds the draw of normal layers too, since every configuration has its own seed."
         )
     )
+    if ((rows["n"] < FEW) & rows["n"].gt(1)).any():
+        parts.append(Text(f"{DAGGER}."))
     return Lines(*parts)

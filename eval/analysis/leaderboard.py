@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cpam_bench.eval.analysis.numbers import DAGGER, FEW, estimate, number
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval, paired_difference
 from cpam_bench.eval.metrics.metric import DEFAULT, Facts, facts
@@ -21,6 +21,7 @@ from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import write_rows
+from cpam_bench.imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
@@ -31,6 +32,11 @@ _NAMED = 20
 POCKET = "pocket: small models on drawn scenes, really measured, but never to be set beside the paper's numbers"
 
 COSTS = ("seconds", "inversion_seconds", "peak_memory_mib")
+_COST_TITLES = {
+    "seconds": "seconds an edit",
+    "inversion_seconds": "seconds of its inversion",
+    "peak_memory_mib": "peak memory (MiB)",
+}
 
 
 @dataclass(frozen=True)
@@ -132,18 +138,42 @@ def write_sliced(boards: Mapping[str, Leaderboard], path: Path) -> None:
     write_rows(path, columns, rows[columns].itertuples(index=False))
 
 
-def render(board: Leaderboard) -> Group:
-    """The leaderboard for a terminal."""
-    # Where a data set knows what its edits should have led to, that is worth a column of the terminal's too.
-    # So is what somebody has asked for besides.
-    wanted = [*SHOWN, "lpips_truth", *(metric for metric in board.metrics if metric not in DEFAULT)]
-    shown = [metric for metric in wanted if metric in board.rows and board.rows[f"{metric}_n"].any()]
+def columns(board: Leaderboard, names: Sequence[str] | None = None) -> list[str]:
+    """The metrics and costs that a table shows: those asked for, else the few that tell most.
+
+    Where a data set knows what its edits should have led to, the gain towards that inside the region is shown, and not
+    the distance over the whole picture, by which doing nothing is best wherever most of a picture is to stay.
+
+    Raises:
+        UserError: a name is neither a metric of the board nor a cost.
+    """
+    known = [*board.metrics, *COSTS]
+    if names is None:
+        few = [*SHOWN, "lpips_truth_gain", *(metric for metric in board.metrics if metric not in DEFAULT)]
+        return [*(name for name in few if name in board.metrics and board.rows[f"{name}_n"].any()), "seconds"]
+    if names == ["all"]:
+        return known
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"no column {unknown[0]!r}; there are: all, {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def render(board: Leaderboard, names: Sequence[str] | None = None) -> Group:
+    """The leaderboard for a terminal.
+
+    Args:
+        board: to show.
+        names: of metrics and costs, as :func:`columns` takes them.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    shown = columns(board, names)
     table = Table(title=board.title, title_justify="left", title_style="bold")
     table.add_column("method", overflow="fold")
     table.add_column("n", justify="right")
-    for metric in shown:
-        table.add_column(board.metrics[metric].heading, justify="right")
-    table.add_column("seconds an edit", justify="right")
+    for name in shown:
+        table.add_column(_COST_TITLES[name] if name in COSTS else board.metrics[name].heading, justify="right")
     table.add_column("failed", justify="right")
     rows = board.rows.to_dict("records")
     for i, row in enumerate(rows):
@@ -151,29 +181,47 @@ def render(board: Leaderboard) -> Group:
         table.add_row(
             Text(row["method"]),
             str(row["n"]),
-            *(cell(row[m], row[f"{m}_low"], row[f"{m}_high"], board.metrics[m].digits) for m in shown),
-            cell(row["seconds"], float("nan"), float("nan"), 2),
+            *(_cell(board, row, name) for name in shown),
             Text(str(row["failed"]), style="red" if row["failed"] else ""),
             end_section=last,
         )
     parts: list[Any] = [table]
-    lines = [
-        f"  {row['metric']}: {row['method']} − {row['against']} = "
-        + cell(row["difference"], row["low"], row["high"], board.metrics[row["metric"]].digits, sign=True)
-        + f", n = {row['n']}"
+    pairs = [
+        row
         for row in board.paired.to_dict("records")
         if row["method"] == board.rows.loc[0, "method"] and row["against"] not in board.references
     ]
+    lines = [
+        f"  {row['metric']}: {row['method']} − {row['against']} = "
+        + estimate(row["difference"], row["low"], row["high"], board.metrics[row["metric"]].digits, True, row["n"])
+        + f", n = {row['n']}"
+        for row in pairs
+    ]
     if lines:
-        parts.append(Text("\n".join(["Paired on the same samples:", *lines])))
+        head = "Paired on the same samples"
+        # What is true of one interval in twenty is false by chance: with many of them some are.
+        head += f" (95 % each, not corrected for their number, {len(lines)}):" if len(lines) > 1 else ":"
+        parts.append(Text("\n".join([head, *lines])))
     parts.append(Text("Mean [95 % bootstrap interval over samples]. LPIPS is AlexNet v0.1, masked: black outside the"))
     parts[-1].append(" background. Seconds leave out the inversion that methods share; see leaderboard.csv.")
+    if "lpips_truth_gain" in shown:
+        parts[-1].append(" Gain: LPIPS of edit and source less that of edit and truth, inside the region to alter;")
+        parts[-1].append(" above 0 the edit is nearer to what it should have led to.")
+    if (board.rows["n"] < FEW).any():
+        parts.append(Text(f"{DAGGER}."))
     parts += [Text(f"Note: {note}") for note in board.notes]
     return Group(*parts)
 
 
-def _columns(metric: str, estimate: Estimate) -> dict[str, Any]:
-    values = asdict(estimate)
+def _cell(board: Leaderboard, row: Mapping[Any, Any], name: str) -> str:
+    if name in COSTS:
+        return number(row[name], 2)
+    low, high, n = (row[f"{name}_{end}"] for end in ("low", "high", "n"))
+    return estimate(row[name], low, high, board.metrics[name].digits, n=n)
+
+
+def _columns(metric: str, found: Estimate) -> dict[str, Any]:
+    values = asdict(found)
     return {
         metric: values["mean"],
         f"{metric}_low": values["low"],
@@ -188,8 +236,8 @@ def _paired(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) -> pd
     for metric in (metric for metric in SHOWN if metric in metrics):
         scored = set(scores.loc[scores["metric"] == metric, "method"])
         for first, other in itertools.combinations((method for method in order if method in scored), 2):
-            estimate = paired_difference(scores, first, other, metric)
-            rows.append((first, other, metric, estimate.mean, estimate.low, estimate.high, estimate.n))
+            found = paired_difference(scores, first, other, metric)
+            rows.append((first, other, metric, found.mean, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
 
 
@@ -201,12 +249,3 @@ def _title(scored: Scored) -> str:
         f"{mark}: {run.dataset.name} data set ({len(scored.samples)} samples), {run.backbone.name} backbone,"
         f" {run.backbone.resolution} px, {run.steps} steps, seed {', '.join(map(str, seeds))}"
     )
-
-
-def cell(mean: float, low: float, high: float, digits: int, sign: bool = False) -> str:
-    """A mean with its interval as tables show it."""
-    plus = "+" if sign else ""
-    if math.isnan(mean):
-        return "–"
-    text = f"{mean:{plus}.{digits}f}"
-    return text if math.isnan(low) else f"{text} [{low:{plus}.{digits}f}, {high:{plus}.{digits}f}]"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cpam_bench.eval.analysis.numbers import number
 from cpam_bench.eval.analysis.statistics import kendall_tau, mean_interval, ranks
 from cpam_bench.eval.metrics.background import SMALLEST, LPIPSBackground
 from cpam_bench.eval.metrics.filters import FILTERS, Name
@@ -255,10 +256,10 @@ def render(found: Sensitivity, title: str) -> Group:
             usual = mine["rank_default"].dropna()
             table.add_row(
                 Text(label),
-                f"{default.iloc[0]:.{digits}f}" if len(default) else "–",
-                f"{low:.{digits}f}",
-                f"{high:.{digits}f}",
-                f"{high - low:.{digits}f}",
+                number(default.iloc[0], digits) if len(default) else "–",
+                number(low, digits),
+                number(high, digits),
+                number(high - low, digits),
                 str(usual.iloc[0]) if len(usual) else "–",
                 f"{ranks.min()} to {ranks.max()}" if len(ranks) else "–",
             )
@@ -270,9 +271,13 @@ def render(found: Sensitivity, title: str) -> Group:
             mine = rows[rows["protocol"] == words]
             first = mine.iloc[0]
             shift = mine["difference"].dropna().astype(float).mean()
-            tau = "–" if first["tau"] is None else f"{first['tau']:+.2f}"
+            tau = "–" if first["tau"] is None else number(first["tau"], 2, sign=True)
             mark = " (default)" if first["default"] else ""
-            changes = ("", "", "") if first["default"] else (f"{shift:+.{digits}f}", tau, str(first["ranks_changed"]))
+            changes = (
+                ("", "", "")
+                if first["default"]
+                else (number(shift, digits, sign=True), tau, str(first["ranks_changed"]))
+            )
             table.add_row(Text(f"{words}{mark}"), *changes)
         parts.append(table)
     parts.append(

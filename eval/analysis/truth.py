@@ -9,15 +9,23 @@ import pandas as pd
 from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.imba.errors import UserError
 
-COLUMNS = ["kind", "method", "n", "lpips_truth", "lpips_source", "closer"]
+COLUMNS = ["kind", "method", "n", "lpips_truth", "lpips_source", "lpips_truth_gain", "closer"]
+TITLES = {
+    "lpips_truth": "LPIPS, edit to truth (whole picture)",
+    "lpips_source": "LPIPS, source to truth (whole picture)",
+    "lpips_truth_gain": "gain to truth (region)",
+    "closer": "closer to the truth than to the source (region)",
+}
+"""Heads of the columns; each says over what it is measured."""
 
 
 def by_kind(folder: str | Path) -> pd.DataFrame:
     """A row for every kind of edit and method of a scored run.
 
     Columns: kind, method, n, ``lpips_truth`` (mean LPIPS of edit and truth, whole pictures), ``lpips_source`` (the
-    same of the untouched source: the row ``identity``; NaN if the run has none) and ``closer`` (the share of samples
-    that inside the alteration mask are closer to the truth than to the source, by LPIPS, in [0, 1]).
+    same of the untouched source: the row ``identity``; NaN if the run has none), ``lpips_truth_gain`` (mean LPIPS of
+    edit and source less that of edit and truth, inside the alteration mask; NaN if there is none) and ``closer`` (the
+    share of samples in which that gain is above 0, in [0, 1]).
 
     Raises:
         UserError: the run is not scored with these metrics, or its data set knows no truth.
@@ -40,6 +48,7 @@ def by_kind(folder: str | Path) -> pd.DataFrame:
         n=("sample", "size"),
         lpips_truth=("lpips_truth", "mean"),
         lpips_source=("lpips_source", "mean"),
+        lpips_truth_gain=("lpips_truth_gain", "mean"),
         closer=("closer", "mean"),
     ).reset_index()
     return table.sort_values(["kind", "method"], key=lambda c: c.map(order) if c.name == "method" else c)[COLUMNS]

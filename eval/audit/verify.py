@@ -130,7 +130,9 @@ def _derived(store: Store, unchecked: list[str]) -> Iterator[str]:
             continue
         try:
             if not check(store.folder, name):
-                unchecked.append(f"{name}: the run notes no hash of it, as early versions did not; score it again to")
+                unchecked.append(
+                    f"{name}: the run has no hash of it, as early versions had none; score it again to note one"
+                )
         except Damaged as error:
             yield str(error)
 

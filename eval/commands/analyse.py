@@ -22,6 +22,7 @@ from cpam_bench.eval.commands.options import (
 )
 from cpam_bench.eval.commands.run import RUNS, execute_or_tell, file_name, only, ready
 from cpam_bench.eval.commands.terminal import console, print_board, report_failures
+from cpam_bench.imba.common.labels import split
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
 
@@ -32,6 +33,14 @@ def leaderboard(
     ],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table there.")] = None,
     slice: Sliced = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Metrics and costs to show, or all.",
+            show_default="CLIPScore, background LPIPS, the gain to the truth where it is known, seconds",
+        ),
+    ] = None,
 ) -> None:
     """Print the leaderboard of a run, or of several as one table.
 
@@ -42,18 +51,19 @@ def leaderboard(
     from cpam_bench.eval.analysis.leaderboard import leaderboard as make
     from cpam_bench.eval.analysis.leaderboard import sliced, write_sliced
 
+    names = split(columns) if columns else None
     if slice:
         boards = sliced(folders, slice)
         if csv:
             write_sliced(boards, csv)
         for title, part in boards.items():
             console().print(Text(f"\n{title}", style="bold"))
-            print_board(part)
+            print_board(part, names)
         return
     board = make(folders)
     if csv:
         board.write_rows(csv)
-    print_board(board)
+    print_board(board, names)
 
 
 def ablate(
@@ -182,18 +192,21 @@ def sensitivity(
 def truth(folder: Annotated[Path, typer.Argument(parser=place, metavar="RUN", help="Folder of a scored run.")]) -> None:
     """How near edits come to what they should have led to, a row a kind of edit and method; only for rendered data.
 
-    LPIPS to the truth of the edit and of the untouched source, and the share of samples that inside the mask are closer
-    to the truth than to the source.
+    Each column says over what it is measured: LPIPS to the truth over whole pictures, of the edit and of the untouched
+    source; and inside the region to alter how much nearer the edit is to the truth than to the source.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    from cpam_bench.eval.analysis.truth import by_kind
+    from cpam_bench.eval.analysis.numbers import number
+    from cpam_bench.eval.analysis.truth import TITLES, by_kind
 
     shown = Table()
-    for title in ("kind", "method", "n", "LPIPS (truth)", "of the source", "closer to the truth"):
+    for title in ("kind", "method", "n", *TITLES.values()):
         shown.add_column(title, justify="left" if title in ("kind", "method") else "right")
     for row in by_kind(folder).to_dict("records"):
-        source = "–" if row["lpips_source"] != row["lpips_source"] else f"{row['lpips_source']:.4f}"
-        cells = (row["kind"], row["method"], str(row["n"]), f"{row['lpips_truth']:.4f}", source)
-        shown.add_row(*cells, f"{row['closer']:.0%}")
+        gain = number(row["lpips_truth_gain"], 4, sign=True)
+        closer = "–" if row["closer"] != row["closer"] else f"{row['closer']:.0%}"
+        lpips = (number(row[name], 4) for name in ("lpips_truth", "lpips_source"))
+        shown.add_row(row["kind"], Text(row["method"]), str(row["n"]), *lpips, gain, closer)
     console().print(shown)

@@ -27,14 +27,15 @@ def verify(
     ] = None,
     device: Device = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Which sample is scored again.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="Score all samples again.")] = False,
 ) -> None:
-    """Hash everything in a run against its records, and score one of its samples again.
+    """Hash everything in a run against its records, and score one of its samples again, or all.
 
     Exit code 1 means that something is not what the records say; each such file is named.
     """
     from cpam_bench.eval.audit.verify import verify as check
 
-    found = check(folder, clip, device, seed)
+    found = check(folder, clip, device, seed, everything)
     for line in found.wrong:
         say(f"wrong: {line}")
     for line in found.unchecked:

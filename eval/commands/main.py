@@ -14,7 +14,7 @@ import typer
 
 from cpam_bench.eval.commands import analyse, check, data, edit, methods, metrics, paper, pocket, run, share, study
 from cpam_bench.eval.commands.terminal import say
-from cpam_bench.imba.errors import DiskFull, UserError
+from cpam_bench.imba.errors import Damaged, DiskFull, UserError
 
 app = typer.Typer(
     name="cpam-bench",
@@ -69,6 +69,9 @@ def main() -> None:
         app()
     except UserError as error:
         say(f"Error: {error}")
+        sys.exit(2)
+    except Damaged as error:
+        say(f"Error: {error}; give the run's command again to make it anew")
         sys.exit(2)
     except DiskFull as error:
         say(f"Error: {error}")

@@ -34,17 +34,19 @@ def table(
         raise UserError("--slice divides the samples of a run: give it with a run, as in: cpam-bench table 2 RUN")
     if number == "1" and folder:
         raise UserError("table 1 is about what methods can do and takes no folder; tables 2 and 3 take one")
+    from cpam_bench.eval.study.table3 import table3
+    from cpam_bench.eval.tables.table1 import table1
+    from cpam_bench.eval.tables.table2 import table2, table2_beside
+    from cpam_bench.eval.tables.write import render
     from cpam_bench.imba.common.files import write_atomic
 
-    if number == "3":
-        from cpam_bench.eval.study import table3
-
-        text = table3.render(table3.table3(folder), format)
+    if number == "1":
+        made = table1()
+    elif number == "2":
+        made = table2_beside(folder, slice) if folder else table2()
     else:
-        from cpam_bench.eval.tables import tables
-
-        made = tables.table1() if number == "1" else tables.table2_beside(folder, slice) if folder else tables.table2()
-        text = tables.render(made, format)
+        made = table3(folder)
+    text = render(made, format)
     if out:
         write_atomic(out, text.encode())
         typer.echo(f"{out}")

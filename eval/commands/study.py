@@ -108,6 +108,7 @@ def aggregate(
         from cpam_bench.eval.study import aggregate as statistics
     from cpam_bench.eval.study import means as tables
     from cpam_bench.eval.study import ratings
+    from cpam_bench.eval.tables.write import latex, markdown
 
     kind: Literal["t", "bootstrap"]
     if interval == "t":
@@ -121,11 +122,11 @@ def aggregate(
         means = tables.read_means(study)
         _print_means([means] if other is None else [other, means])
         if out:
-            out.mkdir(parents=True, exist_ok=True)
             shown = [means] if other is None else [other, means]
             ratings.write_csv(tables.csv(means), out / "table3.csv")
-            ratings.write_text(tables.markdown(shown), out / "table3.md")
-            ratings.write_text(tables.latex(shown, "Mean opinion scores."), out / "table3.tex")
+            table = tables.beside(shown, "Mean opinion scores.", [], tables.csv(means))
+            ratings.write_text(markdown(table), out / "table3.md")
+            ratings.write_text(latex(table), out / "table3.tex")
         return
     report = statistics.aggregate(ratings.read(study, mapping), drop or (), drop_flagged, kind, seed=seed)
     _print_means([report.table] if other is None else [other, report.table])
@@ -280,6 +281,7 @@ def _is_means(path: Path) -> bool:
 def _print_means(shown: list[Means]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cpam_bench.eval.study import means as tables
 
@@ -288,15 +290,9 @@ def _print_means(shown: list[Means]) -> None:
         table = Table(
             "Method", *[tables.label(q) for q in means.questions], title=f"Mean opinion scores: {means.title}"
         )
-        for row in [
-            [m, *r]
-            for m, r in zip(
-                means.methods,
-                tables.cells(means, (" ± {}", "[bold]{}[/bold]", "[underline]{}[/underline]")),
-                strict=True,
-            )
-        ]:
-            table.add_row(*row)
+        styles = {"best": "bold", "second": "underline", "": ""}
+        for method, row in zip(means.methods, tables.cells(means), strict=True):
+            table.add_row(Text(method), *(Text.assemble((cell.text, styles[cell.mark]), cell.after) for cell in row))
         console.print(table)
 
 

@@ -31,10 +31,10 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def print_board(board: Leaderboard) -> None:
+def print_board(board: Leaderboard, names: Sequence[str] | None = None) -> None:
     from cpam_bench.eval.analysis.leaderboard import render
 
-    console().print(render(board))
+    console().print(render(board, names))
 
 
 def print_parameters(head: str, cls: type[Any]) -> None:

@@ -81,7 +81,7 @@ class LPIPSTruthGain:
     """
 
     name: ClassVar[str] = "lpips_truth_gain"
-    title: ClassVar[str] = "LPIPS to source less LPIPS to truth (altered region)"
+    title: ClassVar[str] = "LPIPS gain to truth (region)"
     unit: ClassVar[str] = ""
     digits: ClassVar[int] = 4
     better: ClassVar[Literal["higher", "lower"]] = "higher"

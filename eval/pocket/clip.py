@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, cosine, example, pixels
+from cpam_bench.eval.pocket.training import Run, cosine, example, pixels, world_digest
+from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.world import caption, sample_caption
 
 EDGE = 64
@@ -57,15 +57,14 @@ def configuration(vocabulary: int) -> dict[str, Any]:
 
 def small(count: int, cache: Path) -> np.ndarray:
     """Training images reduced to the model's size, uint8 (count, 64, 64, 3), made once."""
-    path = cache / f"scenes-{count}-{EDGE}.npy"
+    path = cache / f"examples-{count}-{world_digest()}-{EDGE}.npy"
     if not path.exists():
         images = pixels(count, cache)
         reduced = np.empty((count, EDGE, EDGE, 3), np.uint8)
         for i in tqdm(range(count), desc="reducing", mininterval=5):
             reduced[i] = np.asarray(Image.fromarray(images[i]).resize((EDGE, EDGE), Image.Resampling.BICUBIC))
-        part = path.with_suffix(".part.npy")
-        np.save(part, reduced)
-        os.replace(part, path)
+        with making(path) as part, part.open("wb") as file:
+            np.save(file, reduced)
     reduced_images: np.ndarray = np.load(path)
     return reduced_images
 

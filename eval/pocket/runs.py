@@ -12,7 +12,7 @@ from cpam_bench.eval.analysis.truth import by_kind
 from cpam_bench.eval.pocket.check import Figure
 from cpam_bench.eval.scoring.scored import read_scores
 from cpam_bench.eval.store.store import Store
-from cpam_bench.eval.tables.tables import METRICS, table2_beside
+from cpam_bench.eval.tables.table2 import METRICS, table2_beside
 from cpam_bench.imba.errors import UserError
 
 CLOSER = {"replace": 90.0, "background": 90.0, "remove": 95.0, "add": 60.0, "pose": 50.0}

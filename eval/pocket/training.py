@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.scenes import SIZE, Scene, sample_scene
 from cpam_bench.imba.pocket.world import Example, picture, sample_example
 
@@ -42,17 +44,22 @@ def examples(count: int, offset: int = 0) -> list[Example]:
     return [Example(example(HELD_OUT + offset + i).scene) for i in range(count)]
 
 
+@functools.cache
+def world_digest() -> str:
+    """Eight hex digits of the first pictures, for the names of caches: another world's are not taken for this one's."""
+    return hashlib.sha256(b"".join(picture(example(seed)).tobytes() for seed in range(64))).hexdigest()[:8]
+
+
 def pixels(count: int, cache: Path) -> np.ndarray:
     """Training images of the seeds 0 ... count - 1, uint8 (count, 128, 128, 3), rendered once and mapped from disk."""
-    path = cache / f"examples-{count}.npy"
+    path = cache / f"examples-{count}-{world_digest()}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
-        for seed in tqdm(range(count), desc="rendering", mininterval=5):
-            images[seed] = np.asarray(picture(example(seed)))
-        images.flush()
-        os.replace(part, path)
+        with making(path) as part:
+            images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
+            for seed in tqdm(range(count), desc="rendering", mininterval=5):
+                images[seed] = np.asarray(picture(example(seed)))
+            images.flush()
     mapped: np.ndarray = np.load(path, mmap_mode="r")
     return mapped
 
@@ -115,10 +122,9 @@ class Run:
                     self.save()
 
     def save(self) -> None:
-        part = self.checkpoint.with_suffix(".part")
-        parts = {name: part_.state_dict() for name, part_ in self.state.items()}
-        torch.save({**parts, "step": self.step, "seconds": self.seconds}, part)
-        os.replace(part, self.checkpoint)
+        parts = {name: part.state_dict() for name, part in self.state.items()}
+        with making(self.checkpoint) as place:
+            torch.save({**parts, "step": self.step, "seconds": self.seconds}, place)
 
     def log(self, **figures: float) -> None:
         line = json.dumps({"step": self.step + 1, **{k: round(v, 5) for k, v in figures.items()}})

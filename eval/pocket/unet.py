@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import cast
@@ -18,7 +17,9 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, example, to_tensor, trapezoid
+from cpam_bench.eval.pocket.training import Run, example, to_tensor, trapezoid, world_digest
+from cpam_bench.imba.common.files import making
+from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.pocket.world import picture, sample_caption
 
 WIDTH = 128
@@ -76,12 +77,14 @@ def scheduler() -> DDIMScheduler:
 def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 32) -> Tensor:
     """Scaled posterior means of the training pictures, float16 (count, 4, 16, 16), encoded once.
 
-    They lie in ``cache`` in files of :data:`SHARD` pictures; what is there is read, so that a stopped run goes on.
+    They lie in a folder of ``cache`` that is named by the world and the encoder, in files of :data:`SHARD` pictures.
+    What is there is read, so that a stopped run goes on.
     """
+    cache = cache / f"latents-{world_digest()}-{weights_hash(vae.encoder)[:8]}"
     cache.mkdir(parents=True, exist_ok=True)
     shards = []
     for first in tqdm(range(0, count, SHARD), desc="encoding", mininterval=5):
-        path = cache / f"latents-{first:06d}.npy"
+        path = cache / f"{first:06d}.npy"
         if not path.exists():
             parts = []
             for start in range(first, first + SHARD, batch):
@@ -89,9 +92,8 @@ def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 32) -> Ten
                 with torch.autocast("cpu", torch.bfloat16):
                     mean = vae.encode(to_tensor(pictures)).latent_dist.mean
                 parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
-            part = path.with_suffix(".part.npy")
-            np.save(part, np.concatenate(parts))
-            os.replace(part, path)
+            with making(path) as part, part.open("wb") as file:
+                np.save(file, np.concatenate(parts))
         shards.append(np.load(path))
     return torch.from_numpy(np.concatenate(shards)[:count])
 
@@ -124,7 +126,7 @@ def train(
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.9995))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    data = latents(vae, scenes, folder.parent / "latents").to(device)
+    data = latents(vae, scenes, folder.parent).to(device)
     specifications = [example(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     alphas = scheduler().alphas_cumprod.to(device)
     # In bfloat16 torch's fused attention spends on its CPU backward pass what the rest of the step takes together.

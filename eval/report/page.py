@@ -28,6 +28,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard
+from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
 from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
 from cpam_bench.eval.metrics.metric import Facts, facts
@@ -216,17 +217,23 @@ def _facts(scored: Scored, cards: Sequence[Card], board: Leaderboard) -> list[tu
 # tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _value(mean: float, low: float, high: float, digits: int, best: str | None = None, signed: bool = False) -> Value:
-    """A cell; ``best`` is the text of its column's best mean, if the row competes."""
+def _value(
+    mean: float,
+    low: float,
+    high: float,
+    digits: int,
+    best: str | None = None,
+    signed: bool = False,
+    n: int | None = None,
+) -> Value:
+    """A cell; ``best`` is the text of its column's best mean, if the row competes; ``n`` of how many it is the mean."""
     if math.isnan(mean):
         return Value("–")
-    text = _text(mean, digits, signed)
-    interval = "" if math.isnan(low) else f"{_text(low, digits, signed)} to {_text(high, digits, signed)}"
+    text = number(mean, digits, signed)
+    interval = "" if math.isnan(low) else f"{number(low, digits, signed)} to {number(high, digits, signed)}"
+    if interval and n is not None and n < FEW:
+        interval += " †"
     return Value(text, interval, mean, text == best)
-
-
-def _text(number: float, digits: int, signed: bool = False) -> str:
-    return f"{number:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
 def _overall(board: Leaderboard, metrics: Sequence[Facts]) -> Grid:
@@ -243,10 +250,10 @@ def _overall(board: Leaderboard, metrics: Sequence[Facts]) -> Grid:
         for metric in metrics:
             mean, low, high = (row[f"{metric.name}{end}"] for end in ("", "_low", "_high"))
             marked = None if is_reference else best[metric.name]
-            values.append(_value(mean, low, high, metric.digits, marked))
+            values.append(_value(mean, low, high, metric.digits, marked, n=row[f"{metric.name}_n"]))
         values.append(_value(row["seconds"], math.nan, math.nan, 2))
         rows.append(Row(str(row["method"]), is_reference, values))
-    return Grid("Means over all samples, with 95 % intervals", columns, rows)
+    return Grid(f"Means over all samples, with 95 % intervals ({DAGGER})", columns, rows)
 
 
 def _best(means: Sequence[float], metric: Facts) -> str | None:
@@ -254,7 +261,7 @@ def _best(means: Sequence[float], metric: Facts) -> str | None:
     found = [mean for mean in means if not math.isnan(mean)]
     if not found:
         return None
-    return _text(max(found) if metric.better == "higher" else min(found), metric.digits)
+    return number(max(found) if metric.better == "higher" else min(found), metric.digits)
 
 
 def _slices(tasks: Iterable[Task]) -> dict[Slice, str]:
@@ -284,7 +291,7 @@ def _sliced(
             for method in methods:
                 found = means[method.name]
                 marked = None if method.reference else best
-                cells[method.name].append(_value(found.mean, found.low, found.high, metric.digits, marked))
+                cells[method.name].append(_value(found.mean, found.low, found.high, metric.digits, marked, n=found.n))
         columns = [Column(f"{title} ({len(samples)})", metric.better) for title, samples in blocks.items()]
         rows = [Row(method.name, method.reference, cells[method.name]) for method in methods]
         grids.append(Grid(f"{metric.title} {words[0].lower()}{words[1:]}", columns, rows))
@@ -311,7 +318,7 @@ def _paired(board: Leaderboard) -> list[tuple[str, list[tuple[str, str, Value, i
 
 
 def _difference(estimate: Estimate, digits: int) -> Value:
-    found = _value(estimate.mean, estimate.low, estimate.high, digits, signed=True)
+    found = _value(estimate.mean, estimate.low, estimate.high, digits, signed=True, n=estimate.n)
     return replace(found, best=estimate.excludes_zero())
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cpam_bench.imba.common.files import is_temporary, making
+from cpam_bench.imba.errors import DiskFull, UserError
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +76,12 @@ class TrajectoryCache:
         path = self._path(facts)
         stacked = torch.cat(latents).cpu().contiguous()
         notes = {"sha256": _digest(stacked), "seconds": repr(seconds), "facts": json.dumps(facts, sort_keys=True)}
-        part = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(".part", dir=path.parent)
-            os.close(handle)
-            save_file({"latents": stacked}, part, notes)
-            os.replace(part, path)
+            with making(path) as part:
+                save_file({"latents": stacked}, part, notes)
             self._evict()
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, UserError, DiskFull) as error:
             log.warning("the trajectory cache %s cannot be written: %s", self.folder, error)
-            if part:
-                Path(part).unlink(missing_ok=True)
 
     def _path(self, facts: Mapping[str, Any]) -> Path:
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -99,9 +95,10 @@ class TrajectoryCache:
                 with contextlib.suppress(FileNotFoundError):
                     facts = path.stat()
                     entries.append((facts.st_mtime, facts.st_size, path))
-            for part in self.folder.glob("*/*.part"):  # of a process that was killed while it wrote
+            for part in self.folder.glob("*/.cpam-bench-*"):
                 with contextlib.suppress(FileNotFoundError):
-                    if part.stat().st_mtime < time.time() - 3600:
+                    # Of a process that was killed while it wrote; a younger one may be being written.
+                    if is_temporary(part) and part.stat().st_mtime < time.time() - 3600:
                         part.unlink()
             size = sum(entry[1] for entry in entries)
             for _, bytes_, path in sorted(entries):

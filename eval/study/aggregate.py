@@ -16,6 +16,7 @@ from cpam_bench.eval.study import means as tables
 from cpam_bench.eval.study.intervals import alpha_ordinal, pigeonhole, two_way
 from cpam_bench.eval.study.means import Means
 from cpam_bench.eval.study.ratings import Study, cube, write_csv, write_text
+from cpam_bench.eval.tables.write import latex, markdown
 from cpam_bench.imba.errors import UserError
 
 Interval = Literal["t", "bootstrap"]
@@ -248,10 +249,10 @@ def write(report: Report, out: Path, beside: Means | None = None) -> list[Path]:
     ``table3.csv``, ``.md`` and ``.tex`` are Table 3 in the paper's layout, with `beside` next to it if given;
     ``means.csv``, ``agreement.csv``, ``pairs.csv`` and ``raters.csv`` are long tables.
     """
-    out.mkdir(parents=True, exist_ok=True)
     shown = [report.table] if beside is None else [beside, report.table]
     raters, samples = int(report.means["raters"].max()), int(report.means["samples"].max())
     caption = f"Mean opinion scores with 95% intervals ({raters} raters, {samples} images a method)."
+    table = tables.beside(shown, caption, [], tables.csv(report.table))
     frames = {
         "table3.csv": tables.csv(report.table),
         "means.csv": report.means,
@@ -261,8 +262,8 @@ def write(report: Report, out: Path, beside: Means | None = None) -> list[Path]:
     }
     notes = "".join(f"- {note}\n" for note in report.notes)
     texts = {
-        "table3.md": tables.markdown(shown) + f"\n{caption}\n" + (f"\n{notes}" if notes else ""),
-        "table3.tex": tables.latex(shown, caption),
+        "table3.md": markdown(table) + f"\n{caption}\n" + (f"\n{notes}" if notes else ""),
+        "table3.tex": latex(table),
     }
     for name, frame in frames.items():
         write_csv(frame, out / name)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.common.files import write_atomic
+from cpam_bench.imba.errors import DiskFull, UserError
 
 NAME = "study.db"
 LINKS = "links.csv"
@@ -120,6 +121,22 @@ def create(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.executescript(SCHEMA)
     return connection
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell what goes wrong with a study's file as the user can mend it.
+
+    Raises:
+        DiskFull: there is no room.
+        UserError: the file cannot be read or written for another reason.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise DiskFull(f"the disk is full: {path} could not be written; make room and try again") from error
+        raise UserError(f"{path}: the study's file cannot be used ({error}); look whether it is whole") from error
 
 
 @contextmanager
@@ -284,8 +301,5 @@ def erase(folder: Path, label: str) -> int:
     if links.is_file():
         lines = links.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if not line.startswith(f"{label},")]
-        part = links.with_name(links.name + ".part")
-        part.touch(mode=0o600)
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(links)
+        write_atomic(links, "".join(kept).encode(), private=True)
     return count

@@ -9,10 +9,8 @@ before and after each other one.
 
 from __future__ import annotations
 
-import csv
 import json
 import secrets
-import shutil
 import sqlite3
 import tomllib
 from collections.abc import Sequence
@@ -27,6 +25,8 @@ from scipy import ndimage
 
 from cpam_bench.eval.store.store import Store, open_picture
 from cpam_bench.eval.study import database
+from cpam_bench.imba.common.files import write_atomic, writing
+from cpam_bench.imba.common.folders import replacing
 from cpam_bench.imba.errors import Damaged, UserError
 
 PLAN = Path(__file__).parent / "templates" / "study.toml"
@@ -338,46 +338,42 @@ def init(
     if controls and images < 2:
         raise UserError("controls need two images at least: one is shown as another's edit")
 
-    part = out.with_name(out.name + ".part")
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True, mode=0o700)  # what raters say is theirs
-    (part / "media").mkdir()
-    connection = database.create(part / database.NAME)
-    links: list[tuple[str, str]] = []
-    with database.transaction(connection):
-        about = {
-            "plan": plan.model_dump(),
-            "seed": seed,
-            "runs": [str(run) for run in runs],
-            "raters": raters,
-            "images": images,
-            "repeats": repeats,
-            "controls": controls,
-        }
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in about.items()])
-        connection.executemany("INSERT INTO question VALUES (?, ?)", list(enumerate(q.id for q in plan.questions)))
-        connection.executemany("INSERT INTO method VALUES (?, ?)", list(enumerate(chosen)))
-        pictures = _media(connection, part / "media", pool, samples, chosen, controls > 0)
-        for rater in range(raters):
-            token = secrets.token_urlsafe(32)
-            label = f"r{rater + 1:0{max(2, len(str(raters)))}d}"
-            links.append((label, f"/r/{token}"))
-            connection.execute("INSERT INTO rater VALUES (?, ?, ?)", (rater, label, database.digest(token)))
-            connection.executemany(
-                "INSERT INTO task (rater, position, picture, role, public) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (rater, position, pictures[sample, shown], role, secrets.token_urlsafe(16))
-                    for position, (role, sample, shown) in enumerate(tasks(orders, rater, repeats, controls, seed))
-                ],
-            )
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    file = part / database.LINKS
-    file.touch(mode=0o600)  # whoever holds a link can rate in its rater's place
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("rater", "link"), *links])
-    part.replace(out)
+    with replacing(out, "study") as part, writing(out), database.told(out):
+        part.chmod(0o700)  # what raters say is theirs
+        (part / "media").mkdir()
+        connection = database.create(part / database.NAME)
+        links: list[tuple[str, str]] = []
+        with database.transaction(connection):
+            about = {
+                "plan": plan.model_dump(),
+                "seed": seed,
+                "runs": [str(run) for run in runs],
+                "raters": raters,
+                "images": images,
+                "repeats": repeats,
+                "controls": controls,
+            }
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in about.items()])
+            connection.executemany("INSERT INTO question VALUES (?, ?)", list(enumerate(q.id for q in plan.questions)))
+            connection.executemany("INSERT INTO method VALUES (?, ?)", list(enumerate(chosen)))
+            pictures = _media(connection, part / "media", pool, samples, chosen, controls > 0)
+            for rater in range(raters):
+                token = secrets.token_urlsafe(32)
+                label = f"r{rater + 1:0{max(2, len(str(raters)))}d}"
+                links.append((label, f"/r/{token}"))
+                connection.execute("INSERT INTO rater VALUES (?, ?, ?)", (rater, label, database.digest(token)))
+                connection.executemany(
+                    "INSERT INTO task (rater, position, picture, role, public) VALUES (?, ?, ?, ?, ?)",
+                    [
+                        (rater, position, pictures[sample, shown], role, secrets.token_urlsafe(16))
+                        for position, (role, sample, shown) in enumerate(tasks(orders, rater, repeats, controls, seed))
+                    ],
+                )
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        lines = "".join(f"{rater},{link}\n" for rater, link in [("rater", "link"), *links])
+        # Whoever holds a link can rate in its rater's place.
+        write_atomic(part / database.LINKS, lines.encode(), private=True)
     return Summary(
         raters=raters,
         images=images,

@@ -1,14 +1,17 @@
-"""Table 3 as CSV, Markdown and LaTeX: methods by questions, the best bold, the second underlined."""
+"""Mean opinion scores: read, and as Table 3 has them, methods by questions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cpam_bench.eval.analysis.numbers import number
+from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.imba.errors import UserError
 
 
@@ -51,31 +54,29 @@ def label(question: str) -> str:
     return question.replace("_", " ").capitalize()
 
 
-def ranks(column: Sequence[float] | np.ndarray) -> list[int]:
-    """1 for the best as printed (two decimals; ties share), 2 for the second, 0 for the others; higher is better."""
-    shown = [round(float(v), 2) for v in column]
-    best = sorted({v for v in shown if not np.isnan(v)}, reverse=True)[:2]
-    return [best.index(v) + 1 if v in best else 0 for v in shown]
-
-
-def cells(means: Means, styles: tuple[str, str, str]) -> list[list[str]]:
-    """A list a method of a formatted cell a question; `styles` are the formats of interval, best and second."""
-    pm, bold, under = styles
-    rank = np.array([ranks(means.mean[:, q]) for q in range(len(means.questions))]).T
-    rows = []
-    for m in range(len(means.methods)):
-        row = []
-        for q in range(len(means.questions)):
-            if np.isnan(means.mean[m, q]):
-                row.append("-")
-                continue
-            text = f"{means.mean[m, q]:.2f}"
-            text = {1: bold.format(text), 2: under.format(text)}.get(int(rank[m, q]), text)
-            if means.half is not None and not np.isnan(means.half[m, q]):
-                text += pm.format(f"{means.half[m, q]:.2f}")
-            row.append(text)
-        rows.append(row)
+def cells(means: Means) -> list[list[Cell]]:
+    """A list a method of a cell a question: the mean, best and second marked as printed, and half its interval."""
+    rows: list[list[Cell]] = [[] for _ in means.methods]
+    for q in range(len(means.questions)):
+        column = marked({str(m): float(value) for m, value in enumerate(means.mean[:, q])}, 2, True)
+        for m, row in enumerate(rows):
+            half = math.nan if means.half is None else float(means.half[m, q])
+            row.append(replace(column[str(m)], after="" if math.isnan(half) else f" ± {number(half, 2)}"))
     return rows
+
+
+def beside(tables: Sequence[Means], caption: str, notes: Sequence[str], data: pd.DataFrame) -> Table:
+    """Table 3 of one table of means, or of several side by side; ``data`` is the same with all digits."""
+    found = [cells(means) for means in tables]
+    rows = []
+    for name, places in _side_by_side(tables):
+        row = [Cell(name)]
+        for means, made, place in zip(tables, found, places, strict=True):
+            row += made[place] if place is not None else [Cell("–")] * len(means.questions)
+        rows.append(row)
+    groups = [(means.title, len(means.questions)) for means in tables] if len(tables) > 1 else []
+    heads = ["Method", *(label(question) for means in tables for question in means.questions)]
+    return Table(3, caption, groups, heads, [Block("", rows)], list(notes), data)
 
 
 def _key(name: str) -> str:
@@ -97,50 +98,3 @@ def csv(means: Means) -> pd.DataFrame:
     table = pd.DataFrame(np.round(means.mean, 4), columns=means.questions)
     table.insert(0, "method", means.methods)
     return table
-
-
-def markdown(tables: Sequence[Means]) -> str:
-    """One table, or several side by side."""
-    heads = [label(q) + (f" ({t.title})" if len(tables) > 1 else "") for t in tables for q in t.questions]
-    lines = ["| Method | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    formatted = [cells(t, (" ± {}", "**{}**", "<u>{}</u>")) for t in tables]
-    for name, rows in _side_by_side(tables):
-        parts = [
-            cell
-            for t, table, row in zip(tables, formatted, rows, strict=True)
-            for cell in (table[row] if row is not None else ["-"] * len(t.questions))
-        ]
-        lines.append("| " + " | ".join([name.replace("|", r"\|"), *parts]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    c: "\\" + c for c in "&%$#_{}"
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
-
-
-def latex(tables: Sequence[Means], caption: str) -> str:
-    r"""One table, or several side by side, as a ``table*`` with booktabs' rules."""
-    columns = [len(t.questions) for t in tables]
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering", rf"\caption{{{_tex(caption)}}}"]
-    lines += [r"\begin{tabular}{l" + "".join("c" * n for n in columns) + "}", r"\toprule"]
-    if len(tables) > 1:
-        spans = " & ".join(
-            rf"\multicolumn{{{n}}}{{c}}{{{_tex(t.title)}}}" for n, t in zip(columns, tables, strict=True)
-        )
-        lines.append(rf" & {spans} \\")
-    lines.append("Method & " + " & ".join(_tex(label(q)) for t in tables for q in t.questions) + r" \\")
-    lines.append(r"\midrule")
-    formatted = [cells(t, (r" {{\scriptsize$\pm${}}}", r"\textbf{{{}}}", r"\underline{{{}}}")) for t in tables]
-    for name, rows in _side_by_side(tables):
-        parts = [
-            cell
-            for t, table, row in zip(tables, formatted, rows, strict=True)
-            for cell in (table[row] if row is not None else ["-"] * len(t.questions))
-        ]
-        lines.append(" & ".join([_tex(name), *parts]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]) + "\n"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cpam_bench.eval.study import database
 from cpam_bench.eval.study.design import Plan
+from cpam_bench.imba.common.files import no_formula, write_atomic
 from cpam_bench.imba.errors import UserError
 
 KEYS = ["rater", "method", "sample", "question"]
@@ -246,14 +247,11 @@ def cube(ratings: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str], list[
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    table.to_csv(part, index=False)
-    part.replace(path)
+    """Write a table, whole or not at all; texts that a spreadsheet would take for formulas are escaped."""
+    text = table.map(no_formula).to_csv(index=False, lineterminator="\n")
+    write_atomic(path, text.encode())
 
 
 def write_text(text: str, path: Path) -> None:
     """Write a text, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_atomic(path, text.encode())

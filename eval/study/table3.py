@@ -1,30 +1,21 @@
-"""Table 3: the published user study, alone or with another beside it."""
+"""Table 3: mean opinions, as published and with a study's beside them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from cpam_bench.eval.store.store import Store
-from cpam_bench.eval.study import means as tables
-from cpam_bench.eval.study.means import Means
-from cpam_bench.eval.tables.tables import CAPTIONS, MARKING, PAPER, Format, page, printed_name, published
+from cpam_bench.eval.study import database
+from cpam_bench.eval.study.means import Means, beside, read_means
+from cpam_bench.eval.tables.model import Table
+from cpam_bench.eval.tables.published import CAPTIONS, FILES, MARKING, PAPER, name, published
 from cpam_bench.imba.errors import UserError
 
 
-@dataclass(frozen=True)
-class Opinions:
-    """Table 3: the published means, and a study's after them if there is one; the rest as in :class:`Table`."""
-
-    means: list[Means]
-    caption: str
-    notes: list[str]
-    data: pd.DataFrame
-
-
-def table3(study: Path | None = None) -> Opinions:
+def table3(study: Path | None = None) -> Table:
     """Table 3, alone or with a study's means beside it.
 
     Args:
@@ -33,9 +24,9 @@ def table3(study: Path | None = None) -> Opinions:
     Raises:
         UserError: there are no ratings, or packages of the extra ``study`` are missing.
     """
-    paper = tables.read_means(PAPER / "table3_user_study.csv", "published")
+    paper = read_means(PAPER / FILES[3], "published")
     if study is None:
-        return Opinions([_with_marks(paper)], CAPTIONS[3], [MARKING[3]], published(3))
+        return beside([_named(paper)], CAPTIONS[3], [MARKING[3]], published(3))
     try:
         from cpam_bench.eval.study import aggregate, ratings
     except ImportError as error:
@@ -48,7 +39,7 @@ def table3(study: Path | None = None) -> Opinions:
     raters, images = int(report.means["raters"].max()), int(report.means["samples"].max())
     statement = (
         f"This study: {raters} raters, {images} images a method, scale {min(held.scale):g} to {max(held.scale):g}, "
-        f"± half the 95 % interval{runs_of(study)}. The paper: 20 raters, 50 images a method, scale 1 to 6, "
+        f"± half the 95 % interval{_runs_of(study)}. The paper: 20 raters, 50 images a method, scale 1 to 6, "
         "IMBA, SD 1.5."
     )
     rows = [
@@ -57,27 +48,12 @@ def table3(study: Path | None = None) -> Opinions:
     ]
     data = pd.concat([frame.astype(object) for frame in rows], ignore_index=True).assign(protocol=statement)
     data.insert(0, "source", data.pop("source"))
-    shown = [_with_marks(paper), _with_marks(report.table)]
-    return Opinions(shown, f"{CAPTIONS[3]} {statement}", [*report.notes, MARKING[3]], data)
+    shown = [_named(paper), _named(report.table)]
+    return beside(shown, f"{CAPTIONS[3]} {statement}", [*report.notes, MARKING[3]], data)
 
 
-def render(table: Opinions, format: Format) -> str:
-    """The table as Markdown, as LaTeX (booktabs), or as CSV with all digits."""
-    if format == "csv":
-        return table.data.to_csv(index=False, lineterminator="\n")
-    if format == "latex":
-        return tables.latex(table.means, " ".join([table.caption, *table.notes]).replace("±", "+/-"))
-    return page(3, table.caption, tables.markdown(table.means), table.notes)
-
-
-def _with_marks(means: Means) -> Means:
-    return replace(means, methods=[printed_name(method) for method in means.methods])
-
-
-def runs_of(study: Path) -> str:
+def _runs_of(study: Path) -> str:
     """What the edits of a study were made of, as far as its runs are still there to say so."""
-    from cpam_bench.eval.study import database
-
     if not (study.is_dir() or study.suffix == ".db"):
         return "; what was edited with which backbone is not in the file"
     connection = database.connect(study, read_only=True)
@@ -93,3 +69,7 @@ def runs_of(study: Path) -> str:
         except UserError:
             told.append(f"data set and backbone unknown, since {folder} is no longer there")
     return "".join(f"; {line}" for line in dict.fromkeys(told))
+
+
+def _named(means: Means) -> Means:
+    return replace(means, methods=[name(method) for method in means.methods])

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from cpam_bench.imba.common.files import finish, is_temporary, write_atomic
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
 
@@ -69,19 +70,16 @@ def fetch(url: str) -> Path:
         if local.is_file() and keys.get(name) == now[name]:
             continue
         local.parent.mkdir(parents=True, exist_ok=True)
-        part = local.with_name(f"{local.name}.{os.getpid()}.part")
         try:
-            part.write_bytes(fs.cat_file(path))
-            part.replace(local)
+            data = fs.cat_file(path)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise UserError(f"{url}: {name} cannot be fetched: {error}") from error
+        write_atomic(local, data)
     for local in folder.rglob("*"):  # what is no longer there must not be found here
-        if local.is_file() and local.relative_to(folder).as_posix() not in now and not local.name.endswith(".part"):
-            local.unlink()
-    part = kept.with_name(f"keys.{os.getpid()}.part")
-    part.write_text(json.dumps(now), encoding="utf-8")
-    part.replace(kept)
+        # Another process may be writing one of them at this moment.
+        if local.is_file() and local.relative_to(folder).as_posix() not in now and not is_temporary(local):
+            local.unlink(missing_ok=True)
+    write_atomic(kept, json.dumps(now).encode())
     return folder
 
 
@@ -134,7 +132,7 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
             continue
         found = digest(half)
         if sha256 in (None, found):
-            os.replace(half, path)
+            finish(half, path)
             return
         trouble = f"it sends other bytes than were published (sha256 {found}, not {sha256})"
         half.unlink()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cpam_bench.imba.build import build, publish
 from cpam_bench.imba.dataset import load, validate
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.errors import DiskFull, UserError
 
 
 def record(img_name: str, target_text: str, alter_mask: str | None = None) -> dict[str, object]:
@@ -93,7 +93,7 @@ def test_it_matches_across_names_and_says_what_it_could_not(inputs: dict[str, Pa
 def test_a_second_run_completes_and_changes_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
     build(**inputs)
     first = {p: p.stat().st_mtime_ns for p in inputs["out"].rglob("*") if p.is_file()}
-    (inputs["out"] / "images" / "cat.jpeg.part").write_bytes(b"a killed run")
+    (inputs["out"] / "images" / ".cpam-bench-0f.part").write_bytes(b"a killed run")
     report = build(**inputs, masks=tmp_path / "drawn")
     assert report.masks == 3
     assert {p: p.stat().st_mtime_ns for p in first} == first
@@ -146,13 +146,13 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monk
     written = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
-        if path.name.startswith("b"):
+        if data == b"second":
             written(path, data[:1])
             raise OSError(28, os.strerror(28), str(path))
         return written(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(DiskFull, match="the disk is full: .*b could not be written"):
         publish(tmp_path / "out", {"a": b"first", "b": b"second"})
     assert not (tmp_path / "out" / "b").exists()
     monkeypatch.undo()

@@ -21,7 +21,8 @@ from cpam_bench.eval.run.describe import PROTOCOL, describe_editor
 from cpam_bench.eval.scoring.scored import Scored, read_scores
 from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Run, Task
 from cpam_bench.eval.store.store import Store
-from cpam_bench.eval.tables.tables import render, table2_beside
+from cpam_bench.eval.tables.table2 import table2_beside
+from cpam_bench.eval.tables.write import render
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.tasks import random_tasks
 
@@ -140,7 +141,7 @@ def test_pages_print_the_committed_leaderboards(page: str, title: str, committed
         for head, cell in zip(heads[1:], row[1:], strict=True):
             column = columns[head.rstrip(" ↑↓")]
             names = [column, f"{column}_low", f"{column}_high"] if "[" in cell else [column]
-            printed = re.findall(NUMBER, cell)
+            printed = re.findall(NUMBER, cell.replace("−", "-"))
             assert len(printed) == len(names), cell
             for text, wanted in zip(printed, names, strict=True):
                 assert _is_printed(text, board.loc[name, wanted]), f"{page}: {row[0]}, {head}: {cell}"

@@ -55,13 +55,20 @@ def test_shares_and_means_by_kind(run: Path) -> None:
     for kind in ("remove", "pose"):
         row = table.loc[(kind, "identity")]
         assert row["lpips_source"] == row["lpips_truth"] > 0 and row["closer"] == 0
-    printed = CliRunner().invoke(app, ["truth", str(run)], env={"COLUMNS": "120"})
+    printed = CliRunner().invoke(app, ["truth", str(run)], env={"COLUMNS": "160"})
     assert printed.exit_code == 0 and "33%" in printed.output
+    assert printed.output.count("(whole") == 2 and printed.output.count("(region)") == 2
 
 
 def test_the_leaderboard_shows_the_truth_where_it_is_known(run: Path, tmp_path: Path) -> None:
     board = leaderboard([run])
-    assert "LPIPS (truth)" in [str(column.header)[:13] for column in render(board).renderables[0].columns]
+    # The gain inside the region: over whole pictures doing nothing would be best.
+    heads = [str(column.header) for column in render(board).renderables[0].columns]
+    assert "LPIPS gain to truth (region) ↑" in heads and not [head for head in heads if "(truth)" in head]
+    asked = CliRunner().invoke(app, ["leaderboard", str(run), "--columns", "lpips_truth,peak_memory_mib"])
+    assert "LPIPS (truth) ↓" in asked.output and "peak memory (MiB)" in asked.output and "gain" not in asked.output
+    with pytest.raises(UserError, match="no column 'nothing'; there are: all, lpips_truth, "):
+        render(board, ["nothing"])
     run_all(tmp_path / "plain", editors(Brighten()), samples(1))
     score(Store.open(tmp_path / "plain"), ["lpips_truth", "lpips_truth_gain"])
     plain = render(leaderboard([tmp_path / "plain"])).renderables[0]

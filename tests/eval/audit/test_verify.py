@@ -126,7 +126,7 @@ def test_scores_of_a_scorer_that_is_not_at_hand_are_told(folder: Path, clip: str
     note(folder, ["scores.json"])
     found = verify(folder)
     assert found.wrong == []
-    assert [line.partition(":")[0] for line in found.unchecked] == ["clip_score", "clip_score_region"]
+    assert [line.partition(":")[0] for line in found.unchecked] == ["clip_score, clip_score_region"]
     assert found.scores == 2 * (len(DEFAULT) - 2)
     assert verify(folder, clip=clip).scores == 2 * len(DEFAULT)
 

@@ -13,7 +13,7 @@ from torch import nn
 from cpam_bench.cpam.backbone import NAMES, Backbone
 from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
-from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, unet, vae
+from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, training, unet, vae
 from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, example, examples, held_out, pixels, scene, trapezoid
 from cpam_bench.eval.pocket.vae import altered
 from cpam_bench.imba.errors import UserError
@@ -66,6 +66,21 @@ def test_training_pixels_are_the_examples_pictures(tmp_path: Path) -> None:
     assert np.array_equal(pixels(3, tmp_path), images)
     assert held_out(1)[0] == scene(HELD_OUT)
     assert examples(1)[0].scene == example(HELD_OUT).scene and not any(one.flaws for one in examples(50))
+
+
+def test_caches_of_another_world_or_encoder_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet, "SHARD", 4)
+    torch.manual_seed(0)
+    coder, other = vae.build().eval(), vae.build().eval()
+    first = unet.latents(coder, 4, tmp_path, batch=4)
+    assert torch.equal(unet.latents(coder, 4, tmp_path, batch=4), first)
+    assert not torch.equal(unet.latents(other, 4, tmp_path, batch=4), first)
+    images = pixels(2, tmp_path)
+    monkeypatch.setattr(training, "picture", lambda one: world.draw(one.scene).image.rotate(90))
+    training.world_digest.cache_clear()
+    assert not np.array_equal(pixels(2, tmp_path), images)
+    monkeypatch.undo()
+    training.world_digest.cache_clear()
 
 
 def test_tokenizer_knows_the_words_and_loses_none() -> None:

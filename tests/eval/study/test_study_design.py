@@ -134,6 +134,21 @@ def test_what_init_refuses(run: Path, tmp_path: Path) -> None:
         design.init([run], tmp_path / "b")
 
 
+def test_no_folder_of_somebody_else_is_touched(run: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "study.part"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    design.init([run], tmp_path / "study", raters=1, images=2)
+    assert (foreign / "thesis.tex").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study", "study.part"]
+    assert (tmp_path / "study").stat().st_mode & 0o077 == 0 and (
+        tmp_path / "study" / "links.csv"
+    ).stat().st_mode & 0o077 == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        design.init([run], tmp_path / "file" / "study", raters=1, images=2)
+
+
 def test_a_damaged_edit_is_left_out_and_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ["cpam"], 3)
     picture = run / "edits" / "cpam" / "scene-01.png"

@@ -17,6 +17,8 @@ from paths import DATA, PUBLISHED
 from cpam_bench.eval.study import aggregate, correlate, ratings, simulate
 from cpam_bench.eval.study import intervals as statistics
 from cpam_bench.eval.study import means as tables
+from cpam_bench.eval.tables.model import marked
+from cpam_bench.eval.tables.write import latex, markdown
 from cpam_bench.imba.errors import UserError
 
 PAPER = PUBLISHED / "table3_user_study.csv"
@@ -270,14 +272,15 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 
 
 def test_best_is_bold_and_second_underlined() -> None:
-    assert tables.ranks([3.0, 4.0, 4.001, 2.0, np.nan]) == [2, 1, 1, 0, 0]
+    column = marked({"a": 3.0, "b": 4.0, "c": 4.001, "d": 2.0, "e": np.nan}, 2, True)
+    assert [cell.mark for cell in column.values()] == ["second", "best", "best", "", ""]
     paper = tables.read_means(PAPER, "published")
-    text = tables.markdown([paper])
+    text = markdown(tables.beside([paper], "", [], tables.csv(paper)))
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
     assert lines["CPAM"] == "| CPAM | **4.72** | **5.09** | **4.69** | <u>3.30</u> |"
     assert lines["Imagic"] == "| Imagic | 3.74 | 3.48 | 4.30 | **4.82** |"
     assert lines["LEDITS++"] == "| LEDITS++ | 4.38 | <u>4.95</u> | <u>4.57</u> | 3.26 |"
-    tex = tables.latex([paper], "50% & more")
+    tex = latex(tables.beside([paper], "50% & more", [], tables.csv(paper)))
     assert r"CPAM & \textbf{4.72} & \textbf{5.09} & \textbf{4.69} & \underline{3.30} \\" in tex
     assert r"\caption{50\% \& more}" in tex
     assert tables.csv(paper).equals(pd.read_csv(PAPER))
@@ -293,7 +296,7 @@ def test_published_and_measured_side_by_side(tmp_path: Path) -> None:
         "table3.csv", "table3.md", "table3.tex", "means.csv", "agreement.csv", "pairs.csv", "raters.csv"
     }  # fmt: skip
     lines = (tmp_path / "out" / "table3.md").read_text().splitlines()
-    assert "(published)" in lines[0] and "(this study)" in lines[0]
+    assert "published: Realistic" in lines[0] and "this study: Realistic" in lines[0]
     cpam = next(line for line in lines if line.startswith("| CPAM |"))  # matched with "cpam"
     assert cpam.count("|") == 10 and "**4.72**" in cpam and "±" in cpam
     assert sum(line.startswith("| ") for line in lines) == 2 + 9

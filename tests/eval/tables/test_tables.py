@@ -16,13 +16,18 @@ import pandas as pd
 import pytest
 from paths import ROOT
 from run_helpers import Brighten, Noise, editors, run_all, samples
+from scipy import stats
 from study_runs import make_run
 from typer.testing import CliRunner
 
 from cpam_bench.cpam.editing import Capabilities
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.commands.main import app
-from cpam_bench.eval.tables import tables
+from cpam_bench.eval.study.table3 import _runs_of
+from cpam_bench.eval.tables.published import PAPER, match, published
+from cpam_bench.eval.tables.table1 import table1
+from cpam_bench.eval.tables.table2 import table2_beside
+from cpam_bench.eval.tables.write import render
 from cpam_bench.imba.common.files import write_json, write_rows
 from cpam_bench.imba.errors import UserError
 
@@ -126,22 +131,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of_real_models(run: Path, folder: Path) -> Path:
-    """The run as if neither its data nor its backbone were the pocket ones."""
-    shutil.copytree(run, folder)
-    described = json.loads((folder / "run.json").read_text())
-    for part in ("dataset", "backbone"):
-        described[part]["pocket"] = False
-    write_json(folder / "run.json", described)
-    return folder
-
-
-def test_a_pocket_run_has_no_difference_to_the_paper_and_no_tau_of_three_methods(run: Path) -> None:
-    data = tables.table2_beside(run).data
-    assert data["clip_score_difference"].isna().all() and data["clip_score_tau"].isna().all()
-    assert data["clip_score_rank"].count() == 3
-
-
 def cells(text: str) -> list[list[str]]:
     """The rows of Markdown tables, heads and rules left out, all of one width."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -179,7 +168,7 @@ def check_latex(text: str) -> list[list[str]]:
 
 
 def test_published_tables_are_those_of_the_paper_to_the_digit() -> None:
-    assert cells(tables.render(tables.table1({}), "md")) == expected(TABLE_1)
+    assert cells(render(table1({}), "md")) == expected(TABLE_1)
     assert cells(invoke(2)) == expected(TABLE_2)
     assert cells(invoke(3)) == expected(TABLE_3)
 
@@ -196,18 +185,18 @@ def test_published_latex_has_the_same_numbers_and_marks(number: int, printed: st
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_published_csv_is_the_file_itself(number: int) -> None:
-    file = next(tables.PAPER.glob(f"table{number}_*.csv"))
+    file = next(PAPER.glob(f"table{number}_*.csv"))
     assert invoke(number, "--format", "csv") == file.read_text()
 
 
 def test_there_is_one_copy_of_the_published_tables() -> None:
-    assert (ROOT / "results" / "paper").resolve() == tables.PAPER.resolve()
+    assert (ROOT / "results" / "paper").resolve() == PAPER.resolve()
 
 
 def test_where_the_papers_marks_are_not_its_numbers_the_table_says_so() -> None:
-    lpips = tables.published(2).set_index("method")["lpips_background"].astype(float).nsmallest(2)
+    lpips = published(2).set_index("method")["lpips_background"].astype(float).nsmallest(2)
     assert lpips.index[1] == "DiffEdit" and "0.148 (DiffEdit)" in invoke(2)
-    realistic = tables.published(3).set_index("method")["realistic"].astype(float).nlargest(2)
+    realistic = published(3).set_index("method")["realistic"].astype(float).nlargest(2)
     assert realistic.index[1] == "LEDITS++" and "4.57 (LEDITS++)" in invoke(3)
 
 
@@ -217,8 +206,8 @@ def test_where_the_papers_marks_are_not_its_numbers_the_table_says_so() -> None:
 def test_declared_capabilities_stand_beside_the_published_ones() -> None:
     text = invoke(1)
     rows = {row[0]: row[1:] for row in cells(text)}
-    for method, *published in expected(TABLE_1):
-        assert rows[method][:5] == published
+    for method, *printed in expected(TABLE_1):
+        assert rows[method][:5] == printed
     assert len(rows["CPAM"]) == 10 and "–" not in rows["CPAM"] and "–" not in rows["MasaCtrl"]
     assert rows["cpam-release"][:5] == ["–"] * 5 and "–" not in rows["cpam-release"][5:]
     assert "identity" not in rows
@@ -226,7 +215,7 @@ def test_declared_capabilities_stand_beside_the_published_ones() -> None:
 
 
 def test_what_our_editors_declare_otherwise_is_shown_in_their_code() -> None:
-    notes = [note for note in tables.table1().notes if "in the paper" in note]
+    notes = [note for note in table1().notes if "in the paper" in note]
     assert len(notes) == 3
     assert all(
         re.search(r"\(github\.com/.+(preprocess\.py|\.ipynb|imagic_stable_diffusion\.py)", note) for note in notes
@@ -238,15 +227,15 @@ def test_a_declaration_that_differs_is_marked() -> None:
         capabilities = Capabilities(local_edit=True, object_removal=True, caption_free=True, mask_control=True)
         shown: ClassVar = {"object_removal": "its code, line 3", "caption_free": "not said, for it does not differ"}
 
-    table = tables.table1({"masactrl": Boastful}, {"other": "method 'other' cannot be loaded"})
-    text = tables.render(table, "md")
+    table = table1({"masactrl": Boastful}, {"other": "method 'other' cannot be loaded"})
+    text = render(table, "md")
     rows = {row[0]: row[1:] for row in cells(text)}
     assert rows["MasaCtrl"] == ["✓", "✗", "✓", "✓", "✗", "✓", "**✓ ≠**", "✓", "✓", "✗"]
     assert text.count("≠**") == 1
     assert "- MasaCtrl, Obj. Removal: ✗ in the paper, ✓ here (its code, line 3)\n" in text and "not said" not in text
     assert "'other' cannot be loaded" in text
-    assert r"\textbf{$\checkmark$ $\neq$}" in tables.render(table, "latex")
-    data = pd.read_csv(io.StringIO(tables.render(table, "csv"))).set_index("method")
+    assert r"\textbf{$\checkmark$ $\neq$}" in render(table, "latex")
+    data = pd.read_csv(io.StringIO(render(table, "csv"))).set_index("method")
     assert data.loc["MasaCtrl", "differs"] == "object_removal"
     assert (data.loc["MasaCtrl", "object_removal"], data.loc["MasaCtrl", "object_removal_declared"]) == ("no", "yes")
 
@@ -254,8 +243,34 @@ def test_a_declaration_that_differs_is_marked() -> None:
 # Table 2 --------------------------------------------------------------------------------------------------------------
 
 
-def test_differences_ranks_and_tau(run: Path, tmp_path: Path) -> None:
-    data = tables.table2_beside(of_real_models(run, tmp_path / "real")).data.set_index("method")
+@pytest.fixture
+def imba(run: Path, tmp_path: Path) -> Path:
+    """The same run, of the paper's data set."""
+    folder = Path(shutil.copytree(run, tmp_path / "imba"))
+    described = json.loads((folder / "run.json").read_text())
+    described["dataset"] |= {"name": "IMBA", "pocket": False}
+    described["backbone"] |= {"pocket": False}
+    write_json(folder / "run.json", described)
+    return folder
+
+
+def test_what_cannot_be_compared_has_neither_difference_nor_tau(run: Path) -> None:
+    table = table2_beside(run)
+    assert "difference" not in table.heads and "rank (paper's)" in table.heads
+    assert table.data[["clip_score_difference", "clip_score_tau", "lpips_background_tau"]].isna().all(axis=None)
+    text = invoke(2, run)
+    assert "Kendall's tau |" not in text and "not measured of comparable things" in text
+    assert {row[0]: row[1:] for row in cells(text)}["CPAM"][:4] == [
+        "4",
+        "<u>29.26</u>",
+        "35.00 [25.00, 45.00]†",
+        "2 (1)",
+    ]
+    assert "†: an interval over fewer than 5 samples" in text
+
+
+def test_differences_and_ranks(imba: Path) -> None:
+    data = table2_beside(imba).data.set_index("method")
     assert list(data.index)[:9] == [row[0].removesuffix(" (FT)") for row in expected(TABLE_2)]
     means = {"CPAM": 35.0, "MasaCtrl": 40.0, "PnP": 11.5}
     means |= {"cpam:amount=40": 90.0, "FPE (not the paper's)": 1.0, "identity": 5.0}
@@ -266,42 +281,56 @@ def test_differences_ranks_and_tau(run: Path, tmp_path: Path) -> None:
     ranks = data.loc[["CPAM", "PnP", "MasaCtrl"], ["clip_score_rank", "clip_score_rank_published"]]
     assert ranks.to_numpy().tolist() == [[2, 1], [3, 2], [1, 3]]
     assert data["clip_score_rank"].count() == 3
-    assert data["clip_score_tau"].to_numpy() == pytest.approx(np.full(12, -1 / 3))
     # By LPIPS the paper has CPAM, PnP, MasaCtrl; measured PnP, CPAM, MasaCtrl: two of three.
     assert list(data.loc[["CPAM", "PnP", "MasaCtrl"], "lpips_background_rank"]) == [2, 1, 3]
-    assert data["lpips_background_tau"].to_numpy() == pytest.approx(np.full(12, 1 / 3))
+    # An order of three says nothing.
+    assert data[["clip_score_tau", "lpips_background_tau"]].isna().all(axis=None)
     assert set(data["clip_score_tau_methods"]) == {3}
+    assert "– (n = 3: fewer than 5)" in invoke(2, imba)
+
+
+def test_tau_of_five_methods(tmp_path: Path) -> None:
+    titles = ("SDEdit", "MasaCtrl", "PnP", "FPE", "CPAM")
+    chosen = {name.lower(): type(name, (Brighten,), {"title": name})() for name in titles}
+    run_all(tmp_path, chosen, samples(1))
+    described = json.loads((tmp_path / "run.json").read_text())
+    described["dataset"] |= {"name": "IMBA", "pocket": False}
+    described["backbone"] |= {"pocket": False}
+    write_json(tmp_path / "run.json", described)
+    paper = published(2).set_index("method")["clip_score"].astype(float)
+    # The paper's order but for the best two, which change places: one pair of ten.
+    clip = {name: paper[name] for name in titles} | {"CPAM": 1 + paper["PnP"], "PnP": 2 + paper["PnP"]}
+    rows = [(name.lower(), "s0", "clip_score", float(clip[name])) for name in titles]
+    rows += [(name.lower(), "s0", "lpips_background", float(i)) for i, name in enumerate(titles)]
+    rows.sort(key=lambda row: row[0])
+    write_rows(tmp_path / "scores.csv", ["method", "sample", "metric", "value"], rows)
+    write_json(tmp_path / "scores.json", {"metrics": {"clip_score": {}, "lpips_background": {}}})
+    data = table2_beside(tmp_path).data
+    expected = stats.kendalltau(paper[list(titles)], [clip[name] for name in titles])
+    assert data["clip_score_tau"].tolist() == pytest.approx([expected.statistic] * len(data))
+    assert 0 < expected.statistic < 1 and f"(n = 5, p = {expected.pvalue:.2f})" in invoke(2, tmp_path)
 
 
 def test_means_and_intervals_are_the_leaderboards(run: Path) -> None:
     board = leaderboard([run]).rows.set_index("method")
-    data = tables.table2_beside(run).data.dropna(subset=["label"]).set_index("label")
+    data = table2_beside(run).data.dropna(subset=["label"]).set_index("label")
     assert set(data.index) == set(board.index)
     for metric in ("clip_score", "lpips_background"):
         for column in (metric, f"{metric}_low", f"{metric}_high", f"{metric}_n"):
             assert data[column].to_dict() == board[column].to_dict()
 
 
-def test_what_the_paper_does_not_have_stands_below_without_a_published_value(run: Path, tmp_path: Path) -> None:
-    text = invoke(2, of_real_models(run, tmp_path / "real"))
+def test_what_the_paper_does_not_have_stands_below_without_a_published_value(imba: Path) -> None:
+    text = invoke(2, imba)
     rows = {row[0]: row[1:] for row in cells(text)}
     assert list(rows)[9:] == ["cpam:amount=40", "FPE (not the paper's)", "identity (reference)", "Kendall's tau"]
-    assert rows["cpam:amount=40"] == [
-        "4",
-        "–",
-        "**90.00** [90.00, 90.00]",
-        "–",
-        "–",
-        "–",
-        "**0.010** [0.010, 0.010]",
-        "–",
-        "–",
-    ]
+    dash, full = "–", "**90.00** [90.00, 90.00]†"
+    assert rows["cpam:amount=40"] == ["4", dash, full, dash, dash, dash, "**0.010** [0.010, 0.010]†", dash, dash]
     assert rows["FPE"] == ["–", "29.02", "–", "–", "–", "0.152", "–", "–", "–"]
     assert rows["CPAM"][:2] == ["4", "<u>29.26</u>"] and rows["CPAM"][3:5] == ["+5.74", "2 (1)"]
-    assert rows["MasaCtrl"][2] == "<u>40.00</u> [40.00, 40.00]"
-    assert rows["identity (reference)"][6] == "0.000 [0.000, 0.000]"  # the lowest, and yet not marked
-    assert rows["Kendall's tau"][4] == "−0.33 (n = 3, p = 1.00)"
+    assert rows["MasaCtrl"][2] == "<u>40.00</u> [40.00, 40.00]†"
+    assert rows["identity (reference)"][6] == "0.000 [0.000, 0.000]†"  # the lowest, and yet not marked
+    assert rows["Kendall's tau"][4] == "– (n = 3: fewer than 5)"
 
 
 @pytest.mark.parametrize("format", ["md", "csv", "latex"])
@@ -330,35 +359,32 @@ def test_the_papers_own_protocol_is_recognised(run: Path, tmp_path: Path) -> Non
     write_json(tmp_path / "run.json", described)
     for name in ("scores.csv", "scores.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    caption = tables.table2_beside(tmp_path).caption
+    caption = table2_beside(tmp_path).caption
     assert "Measured (agrees where the paper says)" in caption and "not comparable" not in caption
 
 
 def test_two_editors_of_one_title_are_both_not_matched() -> None:
     titles = {"a": "PnP", "b": "PnP", "cpam:amount=1": "CPAM", "masactrl": "MasaCtrl"}
-    matched, notes = tables._match(titles, ["MasaCtrl", "PnP", "CPAM"])
+    matched, notes = match(titles, ["MasaCtrl", "PnP", "CPAM"])
     assert matched == {"MasaCtrl": "masactrl"} and "a, b" in notes[0]
 
 
-def test_without_two_common_methods_there_is_no_tau(tmp_path: Path) -> None:
+def test_one_value_has_no_interval(tmp_path: Path) -> None:
     run_all(tmp_path / "one", editors(FakeCPAM(40), FakePnP()), samples(1))
     scored = [(m, "s0", x, 1.0) for m in ("cpam:amount=40", "pnp") for x in ("clip_score", "lpips_background")]
     write_rows(tmp_path / "one" / "scores.csv", ["method", "sample", "metric", "value"], scored)
     write_json(tmp_path / "one" / "scores.json", {"metrics": {"clip_score": {}, "lpips_background": {}}})
-    one = of_real_models(tmp_path / "one", tmp_path / "real")
-    rows = {row[0]: row[1:] for row in cells(invoke(2, one))}
-    assert rows["Kendall's tau"][4] == "– (n = 1)"
-    assert rows["PnP"][:5] == ["1", "29.03", "**1.00**", "−28.03", "1 (1)"]  # one value has no interval
-    assert np.isnan(tables.table2_beside(tmp_path / "one").data["clip_score_tau"]).all()
+    rows = {row[0]: row[1:] for row in cells(invoke(2, tmp_path / "one"))}
+    assert rows["PnP"][:4] == ["1", "29.03", "**1.00**", "1 (1)"]
 
 
 def test_slices(run: Path) -> None:
-    data = tables.table2_beside(run, "kind").data.set_index(["slice", "method"])["clip_score"]
+    data = table2_beside(run, "kind").data.set_index(["slice", "method"])["clip_score"]
     assert (data["replace", "CPAM"], data["remove", "CPAM"]) == (25.0, 45.0)
     text = invoke(2, run, "--slice", "retain")
     assert "**object retained (1 samples)**" in text and "**object not retained (3 samples)**" in text
     assert "the published numbers all" in text.splitlines()[0]
-    assert len(cells(text)) == 2 * 13
+    assert len(cells(text)) == 2 * 12
     assert "one object (4 samples)" in invoke(2, run, "--slice", "several", "--format", "latex")
 
 
@@ -369,7 +395,7 @@ def test_slices(run: Path) -> None:
 def ratings(tmp_path: Path) -> Path:
     pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
     rng = np.random.default_rng(0)
-    questions = list(tables.published(3).columns[1:])
+    questions = list(published(3).columns[1:])
     rows = [
         (f"r{r}", method, f"s{s}", question, int(rng.integers(1, 7)))
         for r in range(4)
@@ -388,7 +414,7 @@ def test_a_study_beside_the_published_one(ratings: Path) -> None:
     mean = raw[(raw["method"] == "cpam") & (raw["question"] == "object_retention")]["rating"].mean()
     assert rows["CPAM"][0] == "**4.72**" and f"{mean:.2f}" in rows["CPAM"][4] and "±" in rows["CPAM"][4]
     assert rows["Imagic (FT)"][3] == "**4.82**" and "±" in rows["Imagic (FT)"][7]
-    assert rows["cpam:t=5"][:4] == ["-"] * 4 and "±" in rows["cpam:t=5"][4]
+    assert rows["cpam:t=5"][:4] == ["–"] * 4 and "±" in rows["cpam:t=5"][4]
     assert "This study: 4 raters, 5 images a method" in text.splitlines()[0] and "20 raters" in text.splitlines()[0]
     check_latex(invoke(3, ratings, "--format", "latex"))
     data = pd.read_csv(io.StringIO(invoke(3, ratings, "--format", "csv")))
@@ -399,13 +425,13 @@ def test_a_study_beside_the_published_one(ratings: Path) -> None:
 
 def test_a_studys_folder_says_what_was_edited(tmp_path: Path) -> None:
     pytest.importorskip("krippendorff", reason="the extra 'study' is not installed")
-    from cpam_bench.eval.study import design, table3
+    from cpam_bench.eval.study import design
 
     made = make_run(tmp_path / "run", ["cpam", "masactrl"], 2)
     design.init([made], tmp_path / "study", 2, 2)
-    assert "; data set scenes, backbone none" in table3.runs_of(tmp_path / "study")
+    assert "; data set scenes, backbone none" in _runs_of(tmp_path / "study")
     made.rename(tmp_path / "elsewhere")
-    assert "no longer there" in table3.runs_of(tmp_path / "study")
+    assert "no longer there" in _runs_of(tmp_path / "study")
 
 
 # misuse ---------------------------------------------------------------------------------------------------------------

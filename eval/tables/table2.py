@@ -1,0 +1,192 @@
+"""Table 2: CLIPScore and background LPIPS, as published and with what a run measured beside it.
+
+What was measured is matched with the published methods by the editors' titles ("CPAM", "MasaCtrl"), and only for
+methods at their defaults: another configuration is another method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cpam_bench.eval.analysis.numbers import DAGGER, FEW, interval, number
+from cpam_bench.eval.analysis.slices import Slice, slices
+from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, mean_interval, ranks
+from cpam_bench.eval.scoring.scored import Scored
+from cpam_bench.eval.tables.model import Block, Cell, Table, marked
+from cpam_bench.eval.tables.published import CAPTIONS, MARKING, lines, match, name, published
+
+LEAST = 5
+"""Methods that an order must have for a Kendall's tau to say anything."""
+
+_SD15 = {"sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of Table 2: its name in ``scores.csv``, its head, the digits that the paper prints, and its sense."""
+
+    name: str
+    title: str
+    digits: int
+    higher: bool
+
+
+METRICS = (Metric("clip_score", "CLIPScore ↑", 2, True), Metric("lpips_background", "LPIPS (background) ↓", 3, False))
+
+
+def table2() -> Table:
+    """Table 2 as published."""
+    paper = published(2)
+    columns = [
+        marked(dict(zip(paper["method"], paper[m.name].astype(float), strict=True)), m.digits, m.higher)
+        for m in METRICS
+    ]
+    rows = [[Cell(name(method)), *(column[method] for column in columns)] for method in paper["method"]]
+    heads = ["Method", *(metric.title for metric in METRICS)]
+    return Table(2, CAPTIONS[2], [], heads, [Block("", rows)], [MARKING[2]], paper)
+
+
+def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
+    """Table 2 with a run's means beside the published values.
+
+    A metric has the published value, the mean with its 95 % interval, and the rank among the methods that both have (in
+    parentheses that of the published values).  Where the two were measured of comparable things there is their
+    difference too, and Kendall's tau (b) compares the two orders.
+
+    Args:
+        folder: of a run that has been scored.
+        slice: a block of rows for every kind of edit, for objects retained or not, for one object or several.
+
+    Raises:
+        UserError: there is no such run, or it has not been scored.
+    """
+    scored = Scored.open(folder)
+    scored.require(*(metric.name for metric in METRICS))
+    edits = {row.name: row.facts.edits for row in scored.rows}
+    titles = {row.name: row.facts.title for row in scored.rows if row.facts.edits}
+    paper = published(2).set_index("method").astype(float)
+    matched, notes = match(titles, list(paper.index))
+    statement, comparable = _protocol(scored)
+    blocks, records, few = [], [], False
+    for title, part in slices(scored, slice).items():
+        labels = sorted(edits, key=lambda label: not edits[label])  # stable: reference rows last
+        means = {label: {m.name: mean_interval(part.values(label, m.name)) for m in METRICS} for label in labels}
+        few |= any(0 < one.n < FEW for found in means.values() for one in found.values())
+        rows, found = _beside(paper, means, matched, set(titles), comparable)
+        blocks.append(Block(f"{title} ({len(part.samples)} samples)" if slice else "", rows))
+        records += [({"slice": title} if slice else {}) | record | {"protocol": statement} for record in found]
+    caption = f"{CAPTIONS[2]} {statement}"
+    if slice:
+        caption += " A block holds some of the samples, the published numbers all."
+    reading = "Ranks are among the methods with both a published and a measured value."
+    if comparable:
+        reading += f" Kendall's tau is over the same methods, {LEAST} at least."
+    else:
+        reading += " No difference and no Kendall's tau: the two were not measured of comparable things."
+    notes = [reading, *notes]
+    if few:
+        notes.append(f"{DAGGER}.")
+    if not all(edits.values()):
+        notes.append("Reference rows bound the scale: they are neither marked nor ranked.")
+    if not matched:
+        notes.append("No method of the run is one of the paper's at its defaults.")
+    data = pd.DataFrame(records)
+    data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
+    measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
+    each = ["paper", measured, *(["difference"] if comparable else []), "rank (paper's)"]
+    heads = ["Method", "n", *(each * len(METRICS))]
+    groups = [("", 1), *((metric.title, len(each)) for metric in METRICS)]
+    return Table(2, caption, groups, heads, blocks, [*notes, MARKING[2]], data)
+
+
+def _protocol(scored: Scored) -> tuple[str, bool]:
+    """What was measured and how the paper did it, for the caption; and whether the two can be compared.
+
+    They can where the run is of IMBA, or a part of it, and of no pocket parts: the values are on one scale then.
+    """
+    run = scored.run
+    clip, lpips = (scored.metrics[metric.name].scorer or "unknown" for metric in METRICS)
+    parts = [
+        ("data set", f"{run.dataset.name} ({len(run.samples)} samples)", "IMBA (104 samples)"),
+        ("backbone", f"{run.backbone.name} ({run.backbone.resolution} px)", "SD 1.5"),
+        ("steps", f"{run.steps}", "50"),
+        ("CLIP", clip, "not named"),
+        ("LPIPS", f"{lpips.removeprefix('LPIPS ')}, masked", "not named"),
+    ]
+    same = {
+        "data set": Path(run.dataset.name).name.lower() == "imba" and len(run.samples) == 104,
+        "backbone": run.backbone.name in _SD15 and run.backbone.resolution == 512,
+        "steps": run.steps == 50,
+    }
+    measured = ", ".join(f"{what} {here}" for what, here, _ in parts)
+    other = ", ".join(f"{what} {there}" for what, _, there in parts)
+    different = [what for what, equal in same.items() if not equal]
+    verdict = f"differs in {', '.join(different)}" if different else "agrees where the paper says"
+    statement = f"Measured ({verdict}): {measured}. The paper: {other}."
+    if scored.is_pocket:
+        statement += " Pocket: small models on drawn scenes, whose values are not comparable with the paper's."
+    return statement, not scored.is_pocket and Path(run.dataset.name).name.lower() == "imba"
+
+
+def _beside(
+    paper: pd.DataFrame,
+    means: Mapping[str, Mapping[str, Estimate]],
+    matched: Mapping[str, str],
+    editing: set[str],
+    comparable: bool,
+) -> tuple[list[list[Cell]], list[dict[str, Any]]]:
+    """The rows of a block and the same as records: published methods first, then what only was measured, then tau."""
+    names = lines(list(paper.index), matched, list(means))
+    rows: dict[str, list[Cell]] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for row, label in names.items():
+        counts = {estimate.n for estimate in means[label].values()} if label else set()
+        title = f"{row} (reference)" if label and label not in editing else name(row)
+        rows[row] = [Cell(title), Cell("/".join(str(n) for n in sorted(counts, reverse=True)) or "–")]
+        records[row] = {"method": row, "label": label}
+    last = [Cell("Kendall's tau"), Cell("")]
+    for metric in METRICS:
+        printed = {str(row): float(value) for row, value in paper[metric.name].items()}
+        found = {row: means[label][metric.name] for row, label in names.items() if label}
+        common = [row for row in printed if row in found and found[row].n]
+        there, here = [printed[row] for row in common], [found[row].mean for row in common]
+        placed = dict(
+            zip(common, zip(ranks(here, metric.higher), ranks(there, metric.higher), strict=True), strict=True)
+        )
+        tau, p = kendall_tau(there, here) if comparable and len(common) >= LEAST else (math.nan, math.nan)
+        of_paper = marked(printed, metric.digits, metric.higher)
+        of_run = marked({row: found[row].mean for row in found if names[row] in editing}, metric.digits, metric.higher)
+        for row in names:
+            estimate = found.get(row, Estimate(math.nan, math.nan, math.nan, 0))
+            value = printed.get(row, math.nan)
+            difference = estimate.mean - value if comparable else math.nan
+            rank, rank_published = placed.get(row, (None, None))
+            cell = of_run.get(row, Cell(number(estimate.mean, metric.digits)))
+            shown = interval(estimate.low, estimate.high, metric.digits, n=estimate.n)
+            rows[row] += [of_paper.get(row, Cell("–")), replace(cell, after=f" {shown}" if shown else "")]
+            if comparable:
+                rows[row].append(Cell(number(difference, metric.digits, sign=True)))
+            rows[row].append(Cell(f"{rank} ({rank_published})" if rank else "–"))
+            columns = {
+                "published": value,
+                "": estimate.mean,
+                "low": estimate.low,
+                "high": estimate.high,
+                "n": estimate.n,
+                "difference": difference,
+                "rank": rank,
+                "rank_published": rank_published,
+                "tau": tau,
+                "tau_p": p,
+                "tau_methods": len(common),
+            }
+            records[row] |= {f"{metric.name}_{key}".rstrip("_"): entry for key, entry in columns.items()}
+        why = f", p = {p:.2f}" if not math.isnan(p) else f": fewer than {LEAST}" if len(common) < LEAST else ""
+        last += [Cell(""), Cell(""), Cell(""), Cell(f"{number(tau, 2, sign=True)} (n = {len(common)}{why})")]
+    return [*rows.values(), *([last] if comparable else [])], list(records.values())
