@@ -26,7 +26,8 @@ NAMING = "<sample id>.png, or <image>-<target text with _ for spaces>.png as TEd
 class Imported:
     """A folder of ready-made pictures, fitted to the backbone's resolution and else as they are.
 
-    Its label is ``NAME=FOLDER``.  What the method can do and what an edit cost it is not known.
+    It is asked for as ``NAME=FOLDER``, and its label is NAME: where a folder is on somebody's disk stands in no table.
+    What the method can do and what an edit cost it is not known.
 
     Raises:
         UserError: the folder does not exist or holds no pictures.
@@ -39,7 +40,7 @@ class Imported:
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     called: str = parameter("imported", "how the method is called", "--import")
-    folder: str = parameter(".", "where its pictures are", "--import")
+    folder: str = parameter(".", "where its pictures are", "--import", recorded=False)
     panel: Literal["whole", "last"] = parameter(
         "whole",
         "what of a picture is the edit: all of it, or the last of panels side by side",
@@ -122,7 +123,7 @@ class Imported:
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         path = self.picture(sample)
         if path is None:
-            raise UserError(f"sample {sample.id}: {self.folder} has no picture of it; name it {NAMING}")
+            raise UserError(f"sample {sample.id}: {self.called} has no picture of it; name it {NAMING}")
         stored = read_picture(path, f"sample {sample.id}: imported picture")
         picture = to_rgb(stored.crop(self.shape(sample, path, stored.size)))
         if picture.getbbox() is None:

@@ -66,9 +66,9 @@ class Leaderboard:
         self.write_paired(folder / "paired.csv")
         note(folder, ["leaderboard.csv", "paired.csv"])
 
-    def write_paired(self, path: Path) -> None:
-        """Write the paired differences as CSV."""
-        write_rows(path, list(self.paired.columns), self.paired.itertuples(index=False))
+    def write_paired(self, path: Path, shared: bool = False) -> None:
+        """Write the paired differences as CSV; ``shared`` as :func:`write_rows` has it."""
+        write_rows(path, list(self.paired.columns), self.paired.itertuples(index=False), shared)
 
     def write_rows(self, path: Path) -> None:
         """Write the rows as CSV."""

@@ -200,9 +200,10 @@ def _measure(
 def _rows(
     store: Store, edits: Sequence[Any], protocols: Sequence[Protocol], values: Sequence[Sequence[float]]
 ) -> pd.DataFrame:
-    methods = [label for label in store.run.methods if any(edit.method == label for edit in edits)]
-    editing = [label for label in methods if store.run.methods[label].edits]
-    of = np.array([edit.method for edit in edits])
+    names = {label: method.called or label for label, method in store.run.methods.items()}
+    methods = [names[label] for label in names if any(edit.method == label for edit in edits)]
+    editing = [names[label] for label in names if names[label] in methods and store.run.methods[label].edits]
+    of = np.array([names[edit.method] for edit in edits])
     means = [{label: mean_interval(np.asarray(found)[of == label]) for label in methods} for found in values]
     default = {one.metric.name: mine for one, mine in zip(protocols, means, strict=True) if one.default}
     rows = []

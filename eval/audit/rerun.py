@@ -83,7 +83,8 @@ def rerun(
     quiet()
     store = Store.open(folder)
     run = store.run
-    edits = [edit for edit in store.edits()[0] if edit.status == "ok" and not registry.is_imported(edit.method)]
+    ready_made = {label for label, method in run.methods.items() if method.called is not None}
+    edits = [edit for edit in store.edits()[0] if edit.status == "ok" and edit.method not in ready_made]
     if not edits:
         raise UserError(f"{folder} has no edit that could be made again")
     chosen = random.Random(seed).sample(edits, min(count, len(edits)))

@@ -248,8 +248,9 @@ def masks_check(
             rows.append(([image, overlay(image, mask.mask)], name))
     if out is not None:
         from cpam_bench.eval.figures.sheet import sheet
+        from cpam_bench.imba.common.files import write_png
 
-        sheet(["picture", "mask", "exact mask"], rows, edge=160).save(out)
+        write_png(out, sheet(["picture", "mask", "exact mask"], rows, edge=160))
     if mean < FLOOR:
         raise typer.Exit(1)
 

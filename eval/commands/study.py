@@ -130,7 +130,10 @@ def aggregate(
         return
     report = statistics.aggregate(ratings.read(study, mapping), drop or (), drop_flagged, kind, seed=seed)
     _print_means([report.table] if other is None else [other, report.table])
-    _print_frame("Agreement (Krippendorff's alpha, ordinal)", report.agreement)
+    agreement = report.agreement
+    if not agreement["why"].any():
+        agreement = agreement.drop(columns="why")
+    _print_frame("Agreement (Krippendorff's alpha, ordinal)", agreement)
     close = report.pairs.assign(
         verdict=[
             ("a" if d > 0 else "b") if p < 0.05 else ""
@@ -165,7 +168,12 @@ def correlate(
     from cpam_bench.eval.study import ratings
 
     table = correlation.correlate(ratings.read(study, mapping), correlation.read_scores(runs), draws, seed)
-    _print_frame("Rank correlation with the raters", table)
+    shown = table[table[["spearman", "kendall"]].notna().any(axis=1)]
+    _print_frame("Rank correlation with the raters", shown)
+    if empty := len(table) - len(shown):
+        typer.echo(
+            f"{empty} combinations have none: constant, or known for fewer than three points; --out has them all"
+        )
     if out:
         ratings.write_csv(table, out)
         typer.echo(f"wrote {out}")
@@ -273,8 +281,11 @@ def _extra() -> Iterator[None]:
 
 def _is_means(path: Path) -> bool:
     """Whether a CSV file is a table of means and not of ratings."""
-    with path.open(encoding="utf-8") as file:
-        head = file.readline().strip().split(",")
+    try:
+        with path.open("rb") as file:
+            head = file.readline().decode("utf-8", "replace").strip().split(",")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return head[0] == "method" and not {"rater", "rating"} & set(head)
 
 
@@ -296,11 +307,17 @@ def _print_means(shown: list[Means]) -> None:
         console.print(table)
 
 
+def _shown(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if value != value else f"{value:.3g}".replace("-", "−")
+
+
 def _print_frame(title: str, frame: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*[str(c).replace("_", " ") for c in frame.columns], title=title, title_justify="left")
     for row in frame.itertuples(index=False):
-        table.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row])
+        table.add_row(*[_shown(value) for value in row])
     Console().print(table if len(frame) else title)

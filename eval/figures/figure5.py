@@ -36,6 +36,8 @@ def choose(
     Raises:
         UserError: nothing is edited by all of them, or there is no second method to compare with.
     """
+    names = {row.label: row.name for row in scored.rows}
+    methods = [names.get(method, method) for method in methods]
     folder, scores = scored.stores[0].folder, scored.scores
     scored.require(metric)
     table = scores[scores["metric"] == metric].pivot(index="sample", columns="method", values="value")

@@ -1,6 +1,6 @@
 """Which editors there are, and how a label on the command line becomes one.
 
-``NAME=FOLDER`` is the label of pictures that were made elsewhere; any other label is ``NAME:KEY=VALUE``
+``NAME=FOLDER`` asks for pictures that were made elsewhere, whose label is NAME; any other label is ``NAME:KEY=VALUE``
 (:mod:`cpam_bench.imba.common.labels`) of an installed editor.
 """
 
@@ -121,7 +121,7 @@ def imported(label: str, panel: Panel = "whole") -> Imported:
 
 
 def is_imported(label: str) -> bool:
-    """Whether a label is of ready-made pictures."""
+    """Whether a label asks for ready-made pictures."""
     return _IMPORTED.fullmatch(label.strip()) is not None
 
 
@@ -132,7 +132,8 @@ def make(label: str, panel: Panel = "whole") -> tuple[str, Editor]:
         UserError: unknown method or parameter, or a value that does not fit; the message lists what there is.
     """
     if is_imported(label):
-        return label.strip(), imported(label.strip(), panel)
+        ready_made = imported(label.strip(), panel)
+        return ready_made.called, ready_made
     return EDITORS.make(label)
 
 

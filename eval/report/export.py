@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -13,8 +14,8 @@ import pandas as pd
 
 from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard
 from cpam_bench.eval.metrics.metric import facts as facts_of
-from cpam_bench.eval.scoring.scored import COLUMNS, Scored
-from cpam_bench.eval.store.records import Task, plain
+from cpam_bench.eval.scoring.scored import COLUMNS, Row, Scored
+from cpam_bench.eval.store.records import Edit, Task, plain
 from cpam_bench.eval.store.store import Store, checked
 from cpam_bench.imba.common.files import write_atomic, write_json, write_rows
 from cpam_bench.imba.common.folders import replacing
@@ -82,10 +83,10 @@ def export(folder: str | Path, out: Path) -> list[str]:
             "samples": _write_samples(tasks, place),
         }
         board = leaderboard(scored)
-        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(scored, board.rows))
-        board.write_paired(place / "paired.csv")
-        write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False))
-        run = plain(scored.run)
+        write_rows(place / "leaderboard.csv", list(LEADERBOARD), _leaderboard(scored, board.rows), shared=True)
+        board.write_paired(place / "paired.csv", shared=True)
+        write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False), shared=True)
+        run = plain(dataclasses.replace(scored.run, methods={row.name: row.facts for row in scored.rows}))
         del run["arguments"]  # which holds the paths of whoever ran it
         write_json(place / "run.json", run)
         write_json(place / "scores.json", plain(scored.measured[0]))
@@ -138,7 +139,7 @@ def _write_edits(scored: Scored, tasks: dict[str, tuple[Store, Task]], place: Pa
                     else None,
                     "status": edit.status,
                     "error": edit.error,
-                    "parameters": json.dumps(edit.params, ensure_ascii=False),
+                    "parameters": json.dumps(_shared(row, edit), ensure_ascii=False),
                     "seed": edit.seed,
                     "seconds": edit.seconds,
                     "inversion_seconds": edit.inversion_seconds,
@@ -209,6 +210,13 @@ def _write(
         if shown:
             datasets.enable_progress_bars()
     return {column: words for column, (_, words) in columns.items()}
+
+
+def _shared(row: Row, edit: Edit) -> Cells:
+    """The parameters of an edit without the folder that ready-made pictures were in, which early versions noted."""
+    if row.facts.called is None:
+        return edit.params
+    return {key: value for key, value in edit.params.items() if key != "folder"}
 
 
 # tables ---------------------------------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 import cpam_bench
+from cpam_bench.baselines.imported import Imported
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
-from cpam_bench.eval.store.records import BackboneFacts, DataSet, Method, Run
+from cpam_bench.eval.store.records import READY_MADE, BackboneFacts, DataSet, Method, Run
 from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.sample import Sample
 
@@ -89,7 +90,7 @@ def describe_run(
 
 def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
-    name = label.partition(":")[0]
+    name = READY_MADE if isinstance(editor, Imported) else label.partition(":")[0]
     return Method(
         method=name,
         title=editor.title,

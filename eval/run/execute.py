@@ -34,6 +34,7 @@ from cpam_bench.eval.run.settings import (
 from cpam_bench.eval.run.worker import Recipe
 from cpam_bench.eval.scoring.score import Scores, default_clip, score
 from cpam_bench.eval.store.lock import locked
+from cpam_bench.eval.store.records import Run
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.checks import require_regions
 from cpam_bench.imba.common.places import place
@@ -83,7 +84,7 @@ def execute(
     """
     settings = settings or Settings()
     folder = place(folder)
-    editors = dict(registry.make(label, settings.import_panel) for label in labels)
+    editors = _make(labels, settings)
     name, workers = choose_executor(settings)
     if name == "processes":
         prepare_processes()
@@ -100,6 +101,7 @@ def execute(
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
         before = Store.open(folder).run if (folder / "run.json").is_file() else None
+        editors = {_label_of(label, editor, before): editor for label, editor in editors.items()}
         threads = worker_threads(settings, before, model, workers) if where == "cpu" else None
         batch = settings.batch or (before.batch if before else 4 if model.is_pocket and where == "cpu" else 1)
         description = describe_run(
@@ -153,6 +155,25 @@ def execute(
         board = leaderboard([folder])
         board.write(folder)
     return Outcome(board, scores, failures)
+
+
+def _make(labels: Sequence[str], settings: Settings) -> dict[str, Editor]:
+    editors: dict[str, Editor] = {}
+    for asked in labels:
+        label, editor = registry.make(asked, settings.import_panel)
+        if label in editors and isinstance(editor, Imported):
+            raise UserError(f"--import {asked}: another method is called {label} too; choose another name")
+        editors[label] = editor
+    return editors
+
+
+def _label_of(label: str, editor: Editor, before: Run | None) -> str:
+    """The label of a method in a run: that of ready-made pictures had their folder in it in early versions."""
+    if before and isinstance(editor, Imported):
+        for known, method in before.methods.items():
+            if method.called == label:
+                return known
+    return label
 
 
 def _captioner(

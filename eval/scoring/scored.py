@@ -91,7 +91,7 @@ class Scored:
             damaged += lost
             for label, facts in store.run.methods.items():
                 mine = [edit for edit in edits if edit.method == label]
-                rows.append(Row(names[store.folder, label], label, store, facts, mine))
+                rows.append(Row(names[store.folder, label], label, store, facts.shared(), mine))
             table = read_scores(store.folder)
             _require_whole(store, one, table)
             there = {(edit.method, edit.sample) for edit in edits if edit.status == "ok"}
@@ -273,15 +273,18 @@ def _brief(value: Any) -> str:
 
 def _names(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
     """(folder, label) -> row name; a method that several runs have is told apart by the run's folder."""
-    labels = [label for store in stores for label in store.run.methods]
+    called = {
+        (store.folder, label): method.called or label for store in stores for label, method in store.run.methods.items()
+    }
+    labels = list(called.values())
     folders = [store.folder.resolve() for store in stores]
     if len(set(folders)) < len(folders):
         raise UserError("the same run is given twice")
     same_name = len({folder.name for folder in folders}) < len(folders)
     return {
-        (store.folder, label): label
-        if labels.count(label) == 1
-        else f"{label} [{store.folder if same_name else store.folder.resolve().name}]"
+        (store.folder, label): called[store.folder, label]
+        if labels.count(called[store.folder, label]) == 1
+        else f"{called[store.folder, label]} [{store.folder if same_name else store.folder.resolve().name}]"
         for store in stores
         for label in store.run.methods
     }

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Inversion = Literal["", "computed", "shared", "cached"]
+READY_MADE = "imported"
+"""What is called the method of pictures that were made elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,27 @@ class Method:
     reference: str = ""
     package: str = ""
     more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str | None:
+        """The name of pictures that were made elsewhere; None of a method.
+
+        Runs of early versions have the folder of such pictures in label and parameters; it is nobody else's business.
+        """
+        ready_made = self.method == READY_MADE or self.parameters.keys() == {"called", "folder"}
+        return str(self.parameters.get("called", self.method)) if ready_made else None
+
+    def after(self, old: Method) -> Method:
+        """The same in a run that has it already: parameters that came later have their defaults in its edits."""
+        kept = {key: value for key, value in self.parameters.items() if key in old.parameters}
+        return replace(self, parameters=kept, more=old.more)
+
+    def shared(self) -> Method:
+        """The same without what says where something is on this machine."""
+        if self.called is None:
+            return self
+        kept = {key: value for key, value in self.parameters.items() if key != "folder"}
+        return replace(self, method=READY_MADE, parameters=kept)
 
 
 @dataclass(frozen=True)
@@ -167,7 +190,7 @@ class Run:
         known = set(self.samples)
         samples = [*self.samples, *(sample for sample in new.samples if sample not in known)]
         methods = {
-            label: replace(method, more=self.methods[label].more) if label in self.methods else method
+            label: method.after(self.methods[label]) if label in self.methods else method
             for label, method in new.methods.items()
         }
         return replace(self, methods={**self.methods, **methods}, samples=samples)

@@ -52,7 +52,7 @@ class Report:
     Attributes:
         means: method, question, mean, low, high, se, df, ratings, raters, samples.
         table: the same as Table 3 has it.
-        agreement: question ("all": everything), alpha.
+        agreement: question ("all": everything), alpha, why there is none (words, "" if there is one).
         pairs: question, a, b, difference (a - b), low, high, p, p_holm, pairs (rater and image).
         raters: rater, ratings, the measures of :class:`Limits`, flags (words, "" if none).
         notes: what is missing or was left out, in words.
@@ -155,13 +155,15 @@ def aggregate(
 def _agreement(values: np.ndarray, questions: list[str]) -> pd.DataFrame:
     """Alpha a question, over all pictures of all methods."""
     people = values.shape[2]
-    rows = [
-        {"question": question, "alpha": alpha_ordinal(values[:, q].transpose(1, 0, 2).reshape(people, -1))}
-        for q, question in enumerate(questions)
-    ]
-    return pd.DataFrame(
-        [*rows, {"question": "all", "alpha": alpha_ordinal(values.transpose(2, 0, 1, 3).reshape(people, -1))}]
-    )
+    parts = {question: values[:, q].transpose(1, 0, 2).reshape(people, -1) for q, question in enumerate(questions)}
+    parts["all"] = values.transpose(2, 0, 1, 3).reshape(people, -1)
+    rows = []
+    for question, part in parts.items():
+        alpha = alpha_ordinal(part)
+        twice = ((~np.isnan(part)).sum(0) > 1).any()
+        why = "all ratings are the same" if twice else "no picture was rated by two raters"
+        rows.append({"question": question, "alpha": alpha, "why": why if np.isnan(alpha) else ""})
+    return pd.DataFrame(rows)
 
 
 def _pairs(values: np.ndarray, methods: list[str], questions: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ class Scale(BaseModel):
     """The ratings that can be given, from worst to best, and what they are called."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    values: list[float] = Field(min_length=2, max_length=10)
+    values: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=2, max_length=10)
     labels: list[str]
 
     @model_validator(mode="after")

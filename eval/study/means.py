@@ -40,10 +40,11 @@ def read_means(path: Path, title: str | None = None) -> Means:
         UserError: the file is not such a table.
     """
     try:
-        table = pd.read_csv(path)
+        # As text: a method may be called "nan".
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if table.columns[0] != "method" or len(table.columns) < 2:
             raise ValueError("its columns must be method and then the questions")
-        mean = table.iloc[:, 1:].to_numpy(dtype=float)
+        mean = table.iloc[:, 1:].map(lambda cell: float(cell or "nan")).to_numpy(dtype=float)
     except (OSError, ValueError, IndexError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is not a table of means: {error}") from error
     return Means(title or path.stem, [str(m) for m in table["method"]], list(table.columns[1:]), mean)

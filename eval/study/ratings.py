@@ -6,15 +6,21 @@ expected ("high", "low" or ""; of controls), seconds (float; per picture, NaN if
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import re
 import secrets
+import sqlite3
 import tomllib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpam_bench.eval.study import database
 from cpam_bench.eval.study.design import Plan
@@ -37,6 +43,7 @@ class Mapping(BaseModel):
         fixed: what is the same for the whole table, such as ``{question = "satisfaction"}``.
         rename: "method" or "question" -> old name -> new name.
         missing: numbers or words that stand for no rating.
+        scale: the lowest and the highest rating that could be given, or all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +59,7 @@ class Mapping(BaseModel):
     fixed: dict[str, str] = {}
     rename: dict[str, dict[str, str]] = {}
     missing: list[float | str] = []
+    scale: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(default=None, min_length=2)
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,20 @@ def read_study(folder: Path) -> Study:
     """Read what a study holds so far; the server may go on meanwhile."""
     connection = database.connect(folder, read_only=True)
     try:
-        about = database.meta(connection)
-        table = pd.read_sql_query(_QUERY, connection)
-        questions = len(about["plan"]["questions"])
-        planned = connection.execute("SELECT count(*) FROM task WHERE role = 'edit'").fetchone()[0] * questions
-        raters = connection.execute("SELECT count(*) FROM rater").fetchone()[0]
+        return _read_study(connection)
+    except (sqlite3.Error, pd.errors.DatabaseError, ValueError, KeyError, TypeError) as error:  # a plan's errors too
+        line = str(error).partition("\n")[0]
+        raise UserError(f"{folder}: the study is damaged ({line}); put back a copy of it") from error
     finally:
         connection.close()
+
+
+def _read_study(connection: sqlite3.Connection) -> Study:
+    about = database.meta(connection)
+    table = pd.read_sql_query(_QUERY, connection)
     plan = Plan.model_validate(about["plan"])
+    planned = connection.execute("SELECT count(*) FROM task WHERE role = 'edit'").fetchone()[0] * len(plan.questions)
+    raters = connection.execute("SELECT count(*) FROM rater").fetchone()[0]
     expected = {(kind, q.id): getattr(q, kind) or "" for q in plan.questions for kind in ("same", "other")}
     pairs = zip(table.pop("control"), table["question"], strict=True)
     table["expected"] = [expected.get(pair, "") for pair in pairs]
@@ -134,10 +148,7 @@ def read_csv(path: Path, mapping: Mapping | None = None) -> Study:
     Raises:
         UserError: a column is missing, a rating is not a number, or a picture is rated twice by one rater.
     """
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    raw, notes = _table(path)
     table = _map(raw, mapping, path) if mapping else raw
     if absent := [column for column in [*KEYS, "rating"] if column not in table]:
         raise UserError(
@@ -148,7 +159,16 @@ def read_csv(path: Path, mapping: Mapping | None = None) -> Study:
         if column not in table:
             table[column] = default
     table["role"] = table["role"].replace("", "edit")
-    notes = []
+    for column in KEYS:
+        tidy = table[column].map(_tidy)
+        if changed := sorted(set(table.loc[tidy != table[column], column]))[:3]:
+            count = int((tidy != table[column]).sum())
+            listed = ", ".join(repr(name) for name in changed)
+            notes.append(
+                f"{count} names in the column {column} of {path.name} had blanks at their ends or letters of two parts"
+                f" ({listed}): they are taken without"
+            )
+        table[column] = tidy
     blank = table["rating"].str.strip().str.lower().isin(["", "na", "nan", "n/a", "null", "none"])
     if mapping:
         blank |= table["rating"].isin([str(m) for m in mapping.missing])
@@ -166,6 +186,16 @@ def read_csv(path: Path, mapping: Mapping | None = None) -> Study:
             f"{path}, line {int(table.index[bad.to_numpy()][0]) + 2}: the rating {row['rating']!r} is not a number"
         )
     table = table.assign(rating=numbers.astype(float), seconds=pd.to_numeric(table["seconds"], errors="coerce"))
+    if mapping and mapping.scale:
+        low, high = min(mapping.scale), max(mapping.scale)
+        known = mapping.scale if len(mapping.scale) > 2 else None
+        outside = ~table["rating"].isin(known) if known else ~table["rating"].between(low, high)
+        if outside.any():
+            line = int(table.index[outside.to_numpy()][0]) + 2
+            raise UserError(
+                f"{path}, line {line}: the rating {table[outside].iloc[0]['rating']:g} is not on the scale"
+                f" ({', '.join(f'{value:g}' for value in mapping.scale)}); mend it, or name it among the missing"
+            )
     if wrong := sorted(set(table["role"]) - {"edit", "repeat", "control"}):
         raise UserError(f"{path}: role {wrong[0]!r} is none of edit, repeat, control")
     for column in KEYS:
@@ -180,13 +210,76 @@ def read_csv(path: Path, mapping: Mapping | None = None) -> Study:
         )
     if table.empty:
         raise UserError(f"{path} holds no rating")
-    scale = sorted(float(value) for value in table["rating"].unique())
+    scale = sorted(float(value) for value in (mapping and mapping.scale) or table["rating"].unique())
+    if not (mapping and mapping.scale):
+        notes.append(
+            f"the scale is not said: it is taken to be {scale[0]:g} to {scale[-1]:g}, as rated (scale in a mapping)"
+        )
     labels = {q: q.replace("_", " ").capitalize() for q in table["question"].unique()}
     return Study(table[COLUMNS].reset_index(drop=True), scale, labels, notes=tuple(notes))
 
 
+def _tidy(name: str) -> str:
+    """A name without blanks at its ends, in Unicode's composed form, and without what escapes it in our exports."""
+    return re.sub(r"^'(?=[=+@-])", "", unicodedata.normalize("NFC", name.strip()))
+
+
+def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The cells of a table as text, and what had to be found out of how the file is written.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8 (or UTF-16 that says so), or a row is longer or shorter.
+    """
+    notes = []
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+        notes.append(f"{path.name} is written in UTF-16, and read as such")
+    else:
+        encoding = "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: its text is not {encoding.upper().removesuffix('-SIG')}; save it as CSV in UTF-8"
+        ) from None
+    head = text.partition("\n")[0]
+    separator = max((",", ";", "\t"), key=head.count)
+    if separator != ",":
+        notes.append(f"the cells of {path.name} are parted by {'semicolons' if separator == ';' else 'tabs'}")
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        numbered = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: {error}") from error
+    if not numbered:
+        raise UserError(f"{path} is empty")
+    (_, columns), *rows = numbered
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise UserError(
+                f"{path}, line {line}: it has {len(row)} cells, and the head {len(columns)};"
+                " put quotes around cells that hold the separator, or mend the row"
+            )
+    # By line, for messages: the first after the head is line 2.
+    index = [line - 2 for line, _ in rows]
+    table = pd.DataFrame([row for _, row in rows], index, columns=[name.strip() for name in columns], dtype=str)
+    if separator != ",":
+        commas = table.apply(lambda column: column.str.fullmatch(r"\s*-?\d+,\d+\s*")).fillna(False)
+        if commas.any(axis=None):
+            notes.append(f"{int(commas.to_numpy().sum())} numbers of {path.name} have decimal commas, read as points")
+            table = table.where(~commas, table.apply(lambda column: column.str.replace(",", ".", regex=False)))
+    return table, notes
+
+
 def _map(raw: pd.DataFrame, mapping: Mapping, path: Path) -> pd.DataFrame:
     named = {k: getattr(mapping, k) for k in ("rater", "sample", "method", "question", "rating", "role", "seconds")}
+    if not (mapping.pattern or mapping.columns):  # a long table, whose columns may be called as ours are
+        named = {key: column or (key if key in raw else None) for key, column in named.items()}
     named = {key: column for key, column in named.items() if column is not None}
     if absent := [column for column in [*named.values(), *mapping.columns] if column not in raw]:
         raise UserError(f"{path} has no column {', '.join(absent)}, which the mapping names")

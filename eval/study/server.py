@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cpam_bench.eval.study import database
 from cpam_bench.eval.study.database import Refused, Task
 from cpam_bench.eval.study.design import Plan
+from cpam_bench.imba.errors import UserError
 
 _HERE = Path(__file__).parent
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -93,12 +94,17 @@ def create_app(folder: Path) -> FastAPI:
     """The application over the study in `folder`.
 
     Raises:
-        UserError: there is no study.
+        UserError: there is no study, or it is damaged.
     """
     connection = database.connect(folder)
     # One connection behind a lock: a rating is some writes and one sync, and SQLite has one writer anyway.
     lock = threading.Lock()
-    plan = Plan.model_validate(database.meta(connection)["plan"])
+    try:
+        plan = Plan.model_validate(database.meta(connection)["plan"])
+    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        connection.close()
+        line = str(error).partition("\n")[0]
+        raise UserError(f"{folder}: the study is damaged ({line}); put back a copy of it") from error
     media = folder / "media"
     pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape())
     html = pages.get_template("rate.html").render(plan=plan)
@@ -196,7 +202,7 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve a study until interrupted.
 
     Raises:
-        UserError: there is no study.
+        UserError: there is no study, or it is damaged.
     """
     # No access log: it would hold the personal links, and with them who rated when.
     uvicorn.run(

@@ -56,8 +56,8 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     """Table 2 with a run's means beside the published values.
 
     A metric has the published value, the mean with its 95 % interval, and the rank among the methods that both have (in
-    parentheses that of the published values).  Where the two were measured of comparable things there is their
-    difference too, and Kendall's tau (b) compares the two orders.
+    parentheses that of the published values); Kendall's tau (b) compares the two orders, of five methods at least.
+    Where the two were measured of comparable things there is their difference too.
 
     Args:
         folder: of a run that has been scored.
@@ -84,11 +84,9 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     caption = f"{CAPTIONS[2]} {statement}"
     if slice:
         caption += " A block holds some of the samples, the published numbers all."
-    reading = "Ranks are among the methods with both a published and a measured value."
-    if comparable:
-        reading += f" Kendall's tau is over the same methods, {LEAST} at least."
-    else:
-        reading += " No difference and no Kendall's tau: the two were not measured of comparable things."
+    reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
+    if not comparable:
+        reading += " There is no difference between the two: they were not measured of comparable things."
     notes = [reading, *notes]
     if few:
         notes.append(f"{DAGGER}.")
@@ -159,7 +157,7 @@ def _beside(
         placed = dict(
             zip(common, zip(ranks(here, metric.higher), ranks(there, metric.higher), strict=True), strict=True)
         )
-        tau, p = kendall_tau(there, here) if comparable and len(common) >= LEAST else (math.nan, math.nan)
+        tau, p = kendall_tau(there, here) if len(common) >= LEAST else (math.nan, math.nan)
         of_paper = marked(printed, metric.digits, metric.higher)
         of_run = marked({row: found[row].mean for row in found if names[row] in editing}, metric.digits, metric.higher)
         for row in names:
@@ -188,5 +186,6 @@ def _beside(
             }
             records[row] |= {f"{metric.name}_{key}".rstrip("_"): entry for key, entry in columns.items()}
         why = f", p = {p:.2f}" if not math.isnan(p) else f": fewer than {LEAST}" if len(common) < LEAST else ""
-        last += [Cell(""), Cell(""), Cell(""), Cell(f"{number(tau, 2, sign=True)} (n = {len(common)}{why})")]
-    return [*rows.values(), *([last] if comparable else [])], list(records.values())
+        last += [Cell("")] * (3 if comparable else 2)
+        last.append(Cell(f"{number(tau, 2, sign=True)} (n = {len(common)}{why})"))
+    return [*rows.values(), last], list(records.values())

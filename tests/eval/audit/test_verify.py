@@ -192,7 +192,9 @@ def test_ready_made_pictures_are_not_made_again(made: Path, tmp_path: Path) -> N
         assert edit is not None
         store.write_edit(dataclasses.replace(edit, method=label), Image.open(store.edit_path("identity", id)))
     data = json.loads((folder / "run.json").read_text())
-    data["methods"] = {name: data["methods"]["identity"] for name in ("identity", label)}
+    # As early versions noted it.
+    ready_made = {"method": label, "parameters": {"called": "mine", "folder": str(tmp_path / "gone")}}
+    data["methods"] = {"identity": data["methods"]["identity"], label: data["methods"]["identity"] | ready_made}
     (folder / "run.json").write_text(json.dumps(data))
     assert [one.method for one in rerun(folder, 20)] == ["identity"] * 3
     data["methods"] = {label: data["methods"][label]}

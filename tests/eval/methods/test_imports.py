@@ -61,7 +61,7 @@ def test_labels_read_back(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             registry.imported(wrong)
     label = f"Imagic published={tmp_path}"
-    assert registry.make(label) == (label, Imported("Imagic published", str(tmp_path)))
+    assert registry.make(label) == ("Imagic published", Imported("Imagic published", str(tmp_path)))
     assert registry.make(label)[1].title == "Imagic published (imported)"
     with pytest.raises(UserError, match="join with --import cpam=5"):
         registry.choose("cpam=5")
@@ -86,16 +86,19 @@ def test_pictures_join_a_run(tmp_path: Path) -> None:
     assert "1 pictures are of no sample (nobody.png)" in stray
     chosen = {label: editor, **editors(Noise())}
     [failure] = run_all(tmp_path / "run", chosen, todo)
-    assert failure.sample == "s2" and f"sample s2: {folder} has no picture of it" in failure.error
+    assert failure.sample == "s2" and "sample s2: mine has no picture of it" in failure.error
     store = Store.open(tmp_path / "run")
     edit = store.read_edit(label, "s0")
     assert edit and edit.params["file"] == "s0.png"
+    # Where the folder is on this disk stands nowhere.
+    assert label == "mine" and edit.params.keys() == {"called", "panel", "file", "file_sha256"}
+    assert not [path for path in (tmp_path / "run").rglob("*.*") if str(folder).encode() in path.read_bytes()]
     assert edit.params["file_sha256"] == hashlib.sha256((folder / "s0.png").read_bytes()).hexdigest()
     shown = np.asarray(Image.open(store.edit_path(label, "s0")))
     assert np.array_equal(shown, np.asarray(picture(7, (100, 100)).resize((64, 64), Image.Resampling.BICUBIC)))
 
     picture(10).save(folder / "s2.png")  # the same command takes what has come, and nothing anew
-    label, editor = registry.make(label)
+    label, editor = registry.make(f"mine={folder}")
     assert isinstance(editor, Imported)
     require_unchanged(store, label, editor, todo)
     written = store.edit_path(label, "s0").stat().st_mtime_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from run_helpers import write_clip
 import cpam_bench.imba.dataset
 from cpam_bench.eval.analysis.leaderboard import leaderboard
 from cpam_bench.eval.audit.verify import verify
+from cpam_bench.eval.report.export import export
 from cpam_bench.eval.run.execute import Settings, execute
 from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.scoring.scored import read_scores
@@ -49,7 +51,7 @@ def test_it_verifies(run: Path, clip: str) -> None:
 def test_its_leaderboard_is_the_one_that_it_was(run: Path) -> None:
     board = leaderboard([run])
     for rows, name in ((board.rows, "leaderboard.csv"), (board.paired, "paired.csv")):
-        written = pd.read_csv(run / name)
+        written = pd.read_csv(run / name).replace("mine=made", "mine")  # the folder is shown to nobody any more
         pd.testing.assert_frame_equal(rows[written.columns], written, check_exact=False, rtol=1e-9, check_dtype=False)
 
 
@@ -69,5 +71,23 @@ def test_it_resumes_and_no_edit_is_made_again(run: Path, clip: str) -> None:
     outcome = execute(cpam_bench.imba.dataset.load("data"), labels, run, settings)
     assert outcome.failures == []
     after = hashes(run)
-    kept = [name for name in before if not name.startswith(("scores.", "leaderboard.", "paired."))]
-    assert [name for name in kept if after.get(name) != before[name]] == []
+    kept = [name for name in before if name.startswith(("edits/", "sources/", "masks/", "truths/"))]
+    assert len(kept) == 20 and [name for name in kept if after.get(name) != before[name]] == []
+    described, old = (json.loads((folder / "run.json").read_text()) for folder in (run, OLD / "run"))
+    for name, method in described["methods"].items():
+        old["methods"][name] |= {key: method[key] for key in ("package", "method")}  # this package's own version
+    old["methods"]["mine=made"]["parameters"].pop("folder")
+    assert described == old
+    assert list(outcome.board.rows["method"]) == ["mine", "reconstruction", "identity"]
+    assert verify(run, clip=clip).wrong == []
+
+
+def test_its_export_does_not_tell_where_a_folder_was(run: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    assert export(run, tmp_path / "export") == []
+    texts = [path for path in (tmp_path / "export").iterdir() if path.is_file()]
+    assert len(texts) >= 6
+    assert not [path for path in texts if b"mine=made" in path.read_bytes() or b'"folder"' in path.read_bytes()]
+    table = datasets.load_dataset("parquet", data_files=str(tmp_path / "export" / "data" / "edits-*"), split="train")
+    assert set(table["method"]) == {"mine", "reconstruction", "identity"}
+    assert not [row for row in table["parameters"] if "folder" in row]

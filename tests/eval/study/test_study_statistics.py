@@ -225,7 +225,7 @@ def test_wide_tables_through_a_mapping(tmp_path: Path) -> None:
         '[rename.method]\nCPAM = "Ours"\n'
     )
     study = ratings.read(tmp_path / "wide.csv", mapping)
-    assert study.notes == ("1 of 720 cells of wide.csv hold no rating",)
+    assert study.notes[0] == "1 of 720 cells of wide.csv hold no rating" and "scale is not said" in study.notes[1]
     assert "Ours" in set(study.ratings["method"]) and "CPAM" not in set(study.ratings["method"])
     keys = ["rater", "method", "sample", "question"]
     read = study.ratings.replace({"Ours": "CPAM"}).set_index(keys)["rating"].sort_index()
