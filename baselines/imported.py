@@ -42,7 +42,10 @@ class Imported:
     called: str = parameter("imported", "how the method is called", "--import")
     folder: str = parameter(".", "where its pictures are", "--import", recorded=False)
     panel: Literal["whole", "last"] = parameter(
-        "whole", "what of a picture is the edit: all of it, or the last of panels side by side", "--import-panel"
+        "whole",
+        "what of a picture is the edit: all of it, or the last of panels side by side",
+        "--import-panel",
+        later=True,
     )
 
     def __post_init__(self) -> None:

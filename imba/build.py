@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from cpam_bench.imba.common import remote
 from cpam_bench.imba.common.files import sweep, write_atomic
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
@@ -23,6 +26,11 @@ MASKS = Path(__file__).parent / "data" / "masks"
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
+
+
+PUBLISHED = Path(__file__).parent / "data" / "published.json"
+"""Where TEdBench's originals and the authors' annotations are published, and by which size and sha256 they are known.
+Photographs are known by their bytes, annotations by their records, whose spacing says nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,56 @@ class Report:
     renamed: dict[str, str]
     only_annotated: list[tuple[str, str]]
     only_tedbench: list[tuple[str, str]]
+
+
+def fetch_published(
+    say: Callable[[str], None] = lambda line: None, listed: Path = PUBLISHED, into: Path | None = None
+) -> tuple[Path, Path]:
+    """Fetch TEdBench's originals and the authors' annotations from where they are published.
+
+    A file that is here is not fetched again, and one that broke off is gone on with.  One that is gone from its place
+    costs no others: what is missing is missing from the build.
+
+    Args:
+        say: is told what is under way.
+        listed: addresses, sizes and hashes.
+        into: a folder of its own; None is one of the user's cache.
+
+    Returns:
+        the folder of TEdBench, and the annotations.
+
+    Raises:
+        UserError: there is no network, or a server does not send what was published.
+    """
+    sources = json.loads(listed.read_text(encoding="utf-8"))
+    root = into or remote.PUBLISHED / hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
+    for part, source in sources.items():
+        for number, (name, known) in enumerate(source["files"].items(), 1):
+            path = root / part / name
+            if not path.is_file():
+                say(f"{part} {number} of {len(source['files'])}: {name}")
+            url = f"{source['url']}{urllib.parse.quote(name)}"
+            try:
+                remote.download(url, path, known.get("size"), known.get("sha256"))
+            except remote.NotThere as error:
+                if "sha256" not in known:  # the lists; without them there is nothing to build
+                    raise UserError(_elsewhere(str(error))) from error
+                say(f"{error}; it will be missing")
+            except UserError as error:
+                raise UserError(_elsewhere(str(error))) from error
+            if "records_sha256" in known:
+                records = json.dumps(read_records(path, path), sort_keys=True).encode()
+                if hashlib.sha256(records).hexdigest() != known["records_sha256"]:
+                    path.unlink()
+                    raise UserError(_elsewhere(f"{url} holds other records than were published"))
+    return root / "tedbench", root / "annotations" / "data.json"
+
+
+def _elsewhere(trouble: str) -> str:
+    return (
+        f"{trouble.rstrip('.')}. Without a network bring TEdBench's folder and the authors' data.json from another"
+        " machine, and give --tedbench DIR --annotations FILE."
+    )
 
 
 def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = None) -> Report:

@@ -124,23 +124,31 @@ def validate_command(
 
 @app.command()
 def build(
-    tedbench: Annotated[Path, typer.Option(help="A TEdBench download: input_list.json and originals/.")],
-    annotations: Annotated[Path, typer.Option(help="The authors' data.json.")],
     out: Annotated[Path, typer.Option(help="The folder to make: new, empty, or from the same build.")],
+    tedbench: Annotated[
+        Path | None,
+        typer.Option(help="A TEdBench download: input_list.json and originals/.", show_default="fetched"),
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The authors' data.json.", show_default="fetched")] = None,
     masks: Annotated[
         Path | None,
         typer.Option(help="A folder of masks, <stem>.png.", show_default="the masks that come along, which are ours"),
     ] = None,
 ) -> None:
-    """Make IMBA from a TEdBench download, by copy, and name what could not be matched.
+    """Make IMBA, and name what could not be had: from where it is published, or from a TEdBench download, by copy.
 
     An image is found by its name, else by its stem under another extension. Exit code 1 if anything is missing from
-    the result; run it again with what was missing to complete it.
+    the result; run it again to complete it: what broke off is gone on with.
     """
     from rich.console import Console
 
     from cpam_bench.imba.build import build as build_imba
+    from cpam_bench.imba.build import fetch_published
 
+    if (tedbench is None) != (annotations is None):
+        raise UserError("give --tedbench and --annotations, or neither to have both fetched")
+    if tedbench is None or annotations is None:
+        tedbench, annotations = fetch_published(say)
     report = build_imba(tedbench, annotations, out, masks)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"{out}: {report.images} images, {report.masks} masks")

@@ -82,6 +82,7 @@ def edit(
     from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
     from cpam_bench.imba.pictures import read_picture, to_rgb, upright
+    from cpam_bench.imba.problems import shown
 
     # Everything that can be wrong without a model comes first.
     wanted = [method, *split(compare)]
@@ -136,7 +137,7 @@ def edit(
         source_prompt=source_prompt,
     )
     if (rest := model.truncated(prompt)) is not None:
-        typer.echo(f"the prompt is longer than the text encoder reads; it is cut before: “{rest}”", err=True)
+        typer.echo(f"the prompt is longer than the text encoder reads; it is cut before: “{shown(rest)}”", err=True)
     source, results = pictures.edit(sample, model, editors, steps, seed)
     sheet = pictures.side_by_side(sample, source, results, show_target_mask)
 

@@ -205,7 +205,7 @@ def run(
     import cpam_bench.imba.dataset
 
     whole = cpam_bench.imba.dataset.load(dataset, layout, mask_threshold)
-    data = ready(only(whole.first(limit), samples), incomplete)
+    data = ready(only(whole.first(limit), samples), incomplete, known_resolution(backbone))
     for line in registry.leave_out_without_masks(editors, data.samples):
         say(line)
 
@@ -252,8 +252,28 @@ def run(
     report_failures(outcome.failures)
 
 
-def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
+def known_resolution(backbone: str) -> int | None:
+    """A backbone's resolution where its configuration is here, before anything is loaded; else None."""
+    import json
+
+    from cpam_bench.cpam.backbone import NAMES
+    from cpam_bench.imba.checks import LATENT
+
+    config = Path(NAMES.get(backbone, backbone)) / "unet" / "config.json"
+    try:
+        size = json.loads(config.read_text(encoding="utf-8"))["sample_size"]
+    except (OSError, ValueError, KeyError, TypeError):  # loading it says what is wrong, if anything is
+        return None
+    return size * LATENT if isinstance(size, int) else None
+
+
+def ready(data: Dataset, incomplete: Literal["refuse", "skip"], resolution: int | None = None) -> Dataset:
     """The samples that can be edited and scored; what is to be said of them and of the others is said.
+
+    Args:
+        data: the data set.
+        incomplete: what to do where some cannot.
+        resolution: of the backbone, where it is known.
 
     Raises:
         UserError: some cannot, and they are not to be skipped, or none can.
@@ -262,7 +282,7 @@ def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
 
     left_out: list[str] = []
     if incomplete == "skip":
-        kept, errors = data.complete(validate(data))
+        kept, errors = data.complete(validate(data, resolution))
         left_out = summarize(errors, len(data))
         if not kept.samples:
             raise UserError(f"no sample of {data.name} is complete; cpam-bench data validate {data.root} lists why")
@@ -270,7 +290,7 @@ def ready(data: Dataset, incomplete: Literal["refuse", "skip"]) -> Dataset:
         data = kept
     for line in left_out:
         say(f"left out: {line}")
-    for line in summarize(require_complete(data), len(data)):
+    for line in summarize(require_complete(data, resolution), len(data)):
         say(f"warning: {line}")
     return data
 

@@ -24,6 +24,7 @@ from cpam_bench.eval.run.worker import Worker, failed
 from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store, at_once
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.problems import shown
 from cpam_bench.imba.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -320,7 +321,7 @@ def _warn_of_long_prompts(samples: list[Sample], backbone: Any) -> None:
                     "sample %s: the %s is longer than the text encoder reads; it is cut before: “%s”",
                     sample.id,
                     what,
-                    rest if len(rest) < 80 else f"{rest[:80]} ...",
+                    shown(rest),
                 )
 
 

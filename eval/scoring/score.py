@@ -23,6 +23,7 @@ from cpam_bench.eval.store.records import Edit, Measured, Protocol, Task, parse,
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_json, write_rows
 from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.imba.problems import shown
 
 BATCH = 16
 _PACKAGES = ("open_clip_torch", "lpips", "torchmetrics", "torch", "torchvision", "pillow")
@@ -221,7 +222,7 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 def _truncated(networks: Networks, tasks: dict[str, Task]) -> list[str]:
     return [
-        f'sample {task.id}: the scorer {clip.name} reads {clip.context_length} tokens; not scored: "… {rest}"'
+        f'sample {task.id}: the scorer {clip.name} reads {clip.context_length} tokens; not scored: "… {shown(rest)}"'
         for clip in networks.scorers()
         for task in tasks.values()
         if (rest := clip.truncated(task.target_prompt)) is not None

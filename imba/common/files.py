@@ -101,6 +101,18 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def finish(part: Path, path: Path) -> None:
+    """Give a file that was filled over several tries its name, once it is whole.
+
+    Raises:
+        DiskFull, UserError: as :func:`write_atomic`.
+    """
+    with writing(path):
+        _sync_file(part)
+        os.replace(part, path)
+        sync(path.parent)
+
+
 def sync(folder: Path) -> None:
     """Have the names in a folder on the disk; file systems that cannot are left to themselves."""
     with contextlib.suppress(OSError):

@@ -19,12 +19,15 @@ from cpam_bench.imba.errors import UserError
 T = TypeVar("T")
 
 
-def parameter(default: Any, help: str, source: str, recorded: bool = True) -> Any:
+def parameter(default: Any, help: str, source: str, *, later: bool = False, recorded: bool = True) -> Any:
     """A field of an editor, metric, layout or backbone: its default, what it does, and where the default comes from.
 
-    One that is not ``recorded`` says where something is on this machine, and stands in no record and no table.
+    Args:
+        later: it was added to what runs are made with already: at its default it is in no record.
+        recorded: False where it says where something is on this machine, and stands in no record and no table.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "source": source, "recorded": recorded})
+    facts = {"help": help, "source": source, "later": later, "recorded": recorded}
+    return dataclasses.field(default=default, metadata=facts)
 
 
 def split(text: str) -> list[str]:
@@ -110,11 +113,13 @@ def _presets(cls: type[Any]) -> dict[str, dict[str, Any]]:
 
 
 def parameters(made: Any) -> dict[str, Any]:
-    """Every parameter of an object with its value, as records have it."""
+    """Every parameter of an object with its value, as records have it: what came later only where it is used."""
     return {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
-        if field.init and field.metadata.get("recorded", True)
+        if field.init
+        and field.metadata.get("recorded", True)
+        and not (field.metadata.get("later") and getattr(made, field.name) == field.default)
     }
 
 

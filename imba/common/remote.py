@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-from cpam_bench.imba.common.files import is_temporary, write_atomic
+from cpam_bench.imba.common.files import finish, is_temporary, write_atomic
+from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpam-bench" / "data"
 """Where fetched data sets are kept; it may be deleted at any time."""
+
+PUBLISHED = CACHE.parent / "published"
+"""Where files that were downloaded one by one are kept; it may be deleted at any time."""
+
+CONNECT = 8.0
+"""Seconds that a server may be silent."""
+
+SLOWEST = 4096
+"""Bytes a second that a server must send on the whole, after :data:`CONNECT` seconds."""
+
+TRIES = 3
+"""How often a download is begun or gone on with."""
+
+
+class NotThere(UserError):
+    """A server does not have a file."""
 
 
 def fetch(url: str) -> Path:
@@ -68,3 +89,72 @@ def _key(facts: dict[str, Any]) -> str:
         if facts.get(name):
             return str(facts[name])
     return json.dumps({key: str(facts.get(key)) for key in ("size", "created", "mtime", "LastModified")})
+
+
+def download(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
+    """Fetch one file by HTTP, if it is not there yet, and go on with what broke off before.
+
+    What is half there lies beside it under the name ``<name>.half``, and never under its own.
+
+    Args:
+        url: of the file.
+        path: where it is to be.
+        size: in bytes, where it is known.
+        sha256: of its contents, where it is known.
+
+    Raises:
+        NotThere: the server does not have it.
+        UserError: the server cannot be reached, breaks off again and again, is too slow, or sends something else.
+    """
+    if path.is_file() and sha256 in (None, digest(path)):
+        return
+    half = path.with_name(f"{path.name}.half")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trouble = ""
+    for _ in range(TRIES):
+        try:
+            _go_on(url, half, size)
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 410):
+                raise NotThere(f"{url} is not there any more (HTTP {error.code})") from error
+            trouble = f"HTTP {error.code}"
+            if error.code == 416:  # what is here is longer than what is there
+                half.unlink(missing_ok=True)
+            continue
+        except (urllib.error.URLError, TimeoutError, http.client.HTTPException, OSError) as error:
+            reason = getattr(error, "reason", error)
+            trouble = str(reason) or type(reason).__name__
+            if half.exists() and half.stat().st_size:
+                continue  # it had begun
+            break
+        if size is not None and half.stat().st_size < size:
+            trouble = f"it breaks off at {half.stat().st_size} of {size} bytes"
+            continue
+        found = digest(half)
+        if sha256 in (None, found):
+            finish(half, path)
+            return
+        trouble = f"it sends other bytes than were published (sha256 {found}, not {sha256})"
+        half.unlink()
+    raise UserError(f"{url} cannot be fetched: {trouble}. Try again later; what is here is gone on with.")
+
+
+def _go_on(url: str, half: Path, size: int | None) -> None:
+    """Fetch a file, from where an earlier try broke off if the server can."""
+    start = half.stat().st_size if half.exists() else 0
+    if size is not None and start == size:
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    began = time.monotonic()
+    with urllib.request.urlopen(request, timeout=CONNECT) as answer:
+        goes_on = answer.status == 206
+        with half.open("ab" if goes_on else "wb") as file:
+            got = 0
+            while block := answer.read(1 << 14):
+                file.write(block)
+                got += len(block)
+                seconds = time.monotonic() - began
+                if seconds > CONNECT and got < SLOWEST * (seconds - CONNECT):
+                    raise TimeoutError(f"too slow: {got} bytes in {seconds:.0f} s")
+                if size is not None and file.tell() > size:
+                    raise TimeoutError(f"it sends more than {size} bytes")

@@ -79,7 +79,7 @@ def pie_bench(root: Path, per_type: int = 2, size: int = 512) -> Path:
             (root / "annotation_images" / folder).mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(np.roll(small, type, 0)).resize((size, size), Image.Resampling.BICUBIC)
             picture.save(root / "annotation_images" / folder / f"{key}.jpg")
-            rows = [value for row in range(100 + 20 * type, 250) for value in (row * 512 + 100, 150)]
+            rows = [value for row in range(100 + 10 * type, 300) for value in (row * 512 + 100, 150)]
             entries[key] = pie_entry(type, f"{folder}/{key}.jpg", rows)
     (root / "mapping_file.json").write_text(json.dumps(entries))
     return root

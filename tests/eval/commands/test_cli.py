@@ -131,8 +131,7 @@ def test_all_methods_and_ready_made_pictures(started, tmp_path, points):
     pictures.mkdir()
     for i in range(2):
         picture(i).save(pictures / f"p{i}.png-A_red_thing.png")
-    label = f"mine={pictures}"
-    code, _, err = started("--import", label, methods="all,noise:scale=3,broken:on=nothing")
+    code, _, err = started("--import", f"mine={pictures}", methods="all,noise:scale=3,broken:on=nothing")
     assert code == 0, err
     assert "broken, left out: method 'lost'" in err
     table = pd.read_csv(started.folder / "leaderboard.csv")

@@ -91,7 +91,7 @@ def test_pictures_join_a_run(tmp_path: Path) -> None:
     edit = store.read_edit(label, "s0")
     assert edit and edit.params["file"] == "s0.png"
     # Where the folder is on this disk stands nowhere.
-    assert label == "mine" and edit.params.keys() == {"called", "panel", "file", "file_sha256"}
+    assert label == "mine" and edit.params.keys() == {"called", "file", "file_sha256"}
     assert not [path for path in (tmp_path / "run").rglob("*.*") if str(folder).encode() in path.read_bytes()]
     assert edit.params["file_sha256"] == hashlib.sha256((folder / "s0.png").read_bytes()).hexdigest()
     shown = np.asarray(Image.open(store.edit_path(label, "s0")))

@@ -9,6 +9,7 @@ import made_data
 import numpy as np
 import pytest
 from made_data import box, noise, pie_entry, record
+from paths import TINY
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -137,7 +138,7 @@ def test_pie_bench_arrives_with_types_as_kinds_and_tags(tmp_path: Path) -> None:
     assert sample.edited_words == ("cat", "dog")
     assert sample.tags[1:] == ("differs=dog", "scene=natural", "subject=animal")
     assert data.samples[-1].read_mask().all()  # style: the whole picture
-    rows = [value for row in range(120, 250) for value in (row * 512 + 100, 150)]
+    rows = [value for row in range(110, 300) for value in (row * 512 + 100, 150)]
     np.testing.assert_array_equal(sample.read_mask(), _by_hand(rows))
     warnings = require_complete(data)
     assert {p.what for p in warnings} == {
@@ -318,3 +319,23 @@ def test_complete_samples_alone(tmp_path: Path) -> None:
     kept, errors = data.complete(validate(data))
     assert [s.id for s in kept] == ["dog-a-photo-of-a-cat"] and kept.fingerprint == data.fingerprint
     assert len(errors) == 6 and require_complete(kept) == []  # five fields of one record, and the damaged image
+
+
+def test_incomplete_samples_are_skipped_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    masks = {"cat.png": "empty", "dot.png": "a pixel"}
+    made_data.release(tmp_path / "set", record("dog.png"), *(record(name) for name in masks), size=(512, 512))
+    Image.new("L", (512, 512)).save(tmp_path / "set" / "masks" / "cat.png")
+    dot = Image.new("L", (512, 512))
+    dot.putpixel((3, 3), 255)
+    dot.save(tmp_path / "set" / "masks" / "dot.png")
+    arguments = ["run", "--dataset", str(tmp_path / "set"), "--methods", "cpam", "--no-references", "--no-score"]
+    arguments += ["--backbone", str(TINY), "--steps", "1", "--device", "cpu", "--workers", "1"]
+    arguments += ["--out", str(tmp_path / "run")]
+    refused = CliRunner().invoke(app, arguments)
+    assert "the mask leaves nothing to alter (1 of 3 samples)" in str(refused.exception)
+    assert "is left at the model's resolution" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(app, [*arguments, "--incomplete", "skip"])
+    assert done.exit_code == 0, done.output
+    assert "1 of 3 samples are complete" in done.stderr and "left out: the mask leaves nothing to alter" in done.stderr
+    assert [path.stem for path in (tmp_path / "run" / "masks").glob("*.png")] == ["dog-a-photo-of-a-cat"]
