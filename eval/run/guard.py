@@ -35,6 +35,10 @@ class Guard:
         self._tensors = {name: _tensors(part) for name, part in self._parts.items()}
         self._forms = {name: _forms(part) for name, part in self._parts.items()}
 
+    def begin(self) -> None:
+        """Take the process as it is now for how it has to be left; the backbone stays as it was noted."""
+        self._process = _process()
+
     def changed(self) -> list[str]:
         """What is not as it was, in words; the process's own state is put back at once."""
         found = []

@@ -75,6 +75,7 @@ class Worker:
 
         An edit that fails is a :class:`Made` with its error; the others go on.
         """
+        self.guard.begin()  # the executor has set this process up since the worker was made
         sources: dict[str, TimedSource] | None = None
         for method, wanted in unit.wanted.items():
             yield Began(method, wanted)

@@ -165,3 +165,17 @@ def test_an_odd_exception_is_a_failed_edit(tmp_path: Path, backbone: Backbone, h
     failed = [edit for edit in found.values() if edit.status == "failed"]
     assert len(found) == 4 and {edit.sample for edit in failed} == {"s0", "s1"}
     assert all(edit.method.startswith("odd") and len(edit.error or "") < 3000 for edit in failed)
+
+
+def test_threads_that_a_run_sets_itself_are_no_change(backbone: Backbone) -> None:
+    threads = torch.get_num_threads()
+    guard = Guard(backbone, backbone.fingerprint)
+    try:
+        torch.set_num_threads(threads + 1)  # as an executor does once its worker is made
+        guard.begin()
+        assert guard.changed() == []
+        torch.set_num_threads(threads + 2)
+        assert guard.changed() == ["torch's threads"]
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
