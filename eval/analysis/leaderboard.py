@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,13 @@ from cpam_bench.imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
+
+
+def shown_as(name: str, labels: Iterable[str]) -> str | None:
+    """The label by which a metric was measured: its name, or else the first with parameters, as PIE-Bench's are."""
+    found = [label for label in labels if label.partition(":")[0] == name]
+    return name if name in found else next(iter(found), None)
+
 
 _NAMED = 20
 """How many failed edits of a method a note names."""
