@@ -42,7 +42,7 @@ from cpam_bench.imba.sample import Sample
 
 STEPS = 4
 NULL_TEXT_EPSILON = 0.0095
-"""With which null-text inversion stops after 2, 4 and 3 of 5 optimisation steps of its first level."""
+"""With which null-text inversion stops after 2 and 4 of at most 4 optimisation steps of its first level."""
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ BESIDE: dict[str, BesideSource] = {
     "on its own": MasaCtrl(step=1, trajectory=False),
     "fpe": FPE(),
     "pnp": PnP(inversion_steps=0),
-    "pnp, captioned": PnP(inversion_steps=20, caption=True, trajectory=False),
-    "p2p": P2P(inner_steps=3, epsilon=NULL_TEXT_EPSILON),
+    "pnp, captioned": PnP(inversion_steps=8, caption=True, trajectory=False),
+    "p2p": P2P(inner_steps=2),
     "negative prompt": P2P(inversion="negative-prompt", guidance=3.0),
     "ddim": DDIM(guidance=5.0),
 }
@@ -94,7 +94,9 @@ BESIDE: dict[str, BesideSource] = {
 
 @pytest.fixture(scope="module")
 def tasks(data: cpam_bench.imba.dataset.Dataset) -> list[Sample]:
-    return [replace(s, target_prompt=f"a blue thing {i}", source_prompt=f"thing {i}") for i, s in enumerate(data)]
+    """Two, each with prompts of its own."""
+    both = data.samples[:2]
+    return [replace(s, target_prompt=f"a blue thing {i}", source_prompt=f"thing {i}") for i, s in enumerate(both)]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def alone(backbone: Backbone, tasks: list[Sample], sources: list[Source]) -> dic
     return {
         name: [
             sample_together(backbone, editor.branches([sample], [source], [i]))[0]
-            for i, (sample, source) in enumerate(zip(tasks, sources, strict=True))
+            for i, (sample, source) in enumerate(zip(tasks, sources, strict=False))
         ]
         for name, editor in BESIDE.items()
     }
@@ -112,7 +114,7 @@ def alone(backbone: Backbone, tasks: list[Sample], sources: list[Source]) -> dic
 def test_edits_together_are_those_of_each(
     name: str, backbone: Backbone, tasks: list[Sample], sources: list[Source], alone: dict[str, list[torch.Tensor]]
 ) -> None:
-    together = sample_together(backbone, BESIDE[name].branches(tasks, sources, [0, 1, 2]))
+    together = sample_together(backbone, BESIDE[name].branches(tasks, sources[:2], [0, 1]))
     close(torch.cat(together), alone[name])
     assert not torch.allclose(together[0], together[1], rtol=0.1)  # so that a mix-up would show
 
@@ -120,30 +122,30 @@ def test_edits_together_are_those_of_each(
 def test_methods_beside_one_source_share_its_lane(
     backbone: Backbone, tasks: list[Sample], sources: list[Source], alone: dict[str, list[torch.Tensor]]
 ) -> None:
-    branches = [branch for editor in BESIDE.values() for branch in editor.branches(tasks, sources, [0, 1, 2])]
+    branches = [branch for editor in BESIDE.values() for branch in editor.branches(tasks, sources[:2], [0, 1])]
     before = backbone.evaluations
     together = sample_together(backbone, branches)
     # Of each sample the trajectory itself (five methods), it denoised on its own, those of PnP, of null-text inversion
     # and of the negative prompt; and two lanes of every target.
-    assert backbone.evaluations - before == STEPS * 3 * (5 + 2 * len(BESIDE))
+    assert backbone.evaluations - before == STEPS * 2 * (5 + 2 * len(BESIDE))
     for index, name in enumerate(BESIDE):
-        close(torch.cat(together[3 * index : 3 * index + 3]), alone[name])
+        close(torch.cat(together[2 * index : 2 * index + 2]), alone[name])
 
 
 def test_null_text_stops_for_each_sample_by_itself(
     backbone: Backbone, tasks: list[Sample], sources: list[Source]
 ) -> None:
     prompts = [sample.source_prompt or "" for sample in tasks]
-    pivots = [invert(backbone, s.latents, STEPS, prompt) for s, prompt in zip(sources, prompts, strict=True)]
+    pivots = [invert(backbone, s.latents, STEPS, prompt) for s, prompt in zip(sources, prompts, strict=False)]
     counts = []
-    for some in ([0], [1], [2], [0, 1, 2]):
+    for some in ([0], [1], [0, 1]):
         before = backbone.evaluations
         invert_null_text(
-            backbone, [pivots[i] for i in some], [prompts[i] for i in some], inner_steps=5, epsilon=NULL_TEXT_EPSILON
+            backbone, [pivots[i] for i in some], [prompts[i] for i in some], inner_steps=4, epsilon=NULL_TEXT_EPSILON
         )
         counts.append(backbone.evaluations - before)
-    assert counts[3] == sum(counts[:3])
-    assert len(set(counts[:3])) > 1  # so that stopping together would show
+    assert counts[2] == counts[0] + counts[1]
+    assert counts[0] != counts[1]  # so that stopping together would show
 
 
 def test_targets_together_need_one_schedule(backbone: Backbone, sources: list[Source]) -> None:
