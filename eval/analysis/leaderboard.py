@@ -26,13 +26,6 @@ from cpam_bench.imba.errors import UserError
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
 
-
-def shown_as(name: str, labels: Iterable[str]) -> str | None:
-    """The label by which a metric was measured: its name, or else the first with parameters, as PIE-Bench's are."""
-    found = [label for label in labels if label.partition(":")[0] == name]
-    return name if name in found else next(iter(found), None)
-
-
 _NAMED = 20
 """How many failed edits of a method a note names."""
 
@@ -125,6 +118,12 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
     masks = {row.name: row.mask_read for row in scored.rows}
     paired = _paired(table, scored.scores, metrics)
     return Leaderboard(_title(scored), notes, table, paired, scored.references, known, masks)
+
+
+def shown_as(name: str, labels: Iterable[str]) -> str | None:
+    """The label by which a metric was measured: its name, or else the first with parameters, as PIE-Bench's are."""
+    found = [label for label in labels if label.partition(":")[0] == name]
+    return name if name in found else next(iter(found), None)
 
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
