@@ -296,7 +296,7 @@ def init(
 
     Args:
         runs: run folders.
-        out: a folder that is not there yet, or an empty one.
+        out: a folder that is not there yet.
         raters: number of raters.
         images: samples a method; by default 50, or all if there are fewer.
         methods: labels to show; by default every editor of the runs (reference rows are left out).
@@ -309,7 +309,7 @@ def init(
         UserError: the runs do not hold such a study.
     """
     plan = plan or read_plan()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.exists():
         raise UserError(f"{out} is there already: give another folder, or move that study away")
     pool = read_runs(runs)
     chosen = list(methods) if methods else [label for label in sorted(pool.edits) if label not in pool.references]

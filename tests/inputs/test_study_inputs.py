@@ -15,15 +15,12 @@ from typing import Any
 
 import pytest
 from study_runs import make_run
-from typer.testing import CliRunner
 
 pytest.importorskip("fastapi", reason="the extra 'study' is not installed")
 import uvicorn
 from fastapi.testclient import TestClient
 
-from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.study import database, design, server
-from cpam_bench.imba.errors import DiskFull, UserError
 
 ANSWERS = dict.fromkeys(["object_retention", "background_retention", "realistic", "satisfaction"], 4)
 PEOPLE = {"Accept": "text/html,application/xhtml+xml"}
