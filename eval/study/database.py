@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,15 +219,6 @@ def _open(path: Path, mode: str, patience: float) -> sqlite3.Connection:
     return connection
 
 
-def create(path: Path) -> sqlite3.Connection:
-    """A new, empty study file."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.executescript(SCHEMA)
-    return connection
-
-
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing; holds the write lock from the start, so that what was read is still true when it is written."""
@@ -239,6 +230,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # on a full disk SQLite has often rolled back itself
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def created(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new study file, filled by the block in one transaction; nothing is left in its log."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(SCHEMA)
+        with transaction(connection):
+            yield connection
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, Any]:
