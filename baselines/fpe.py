@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import Capabilities, parameter
+from cpam_bench.cpam.editing import Capabilities, Lanes, parameter
 from cpam_bench.cpam.source import Source, denoise_sources
 from cpam_bench.imba.sample import Sample
 
@@ -56,6 +56,9 @@ class FPE:
         "direct inversion: take the source branch from the inversion at each step",
         "edit_real.ipynb, ref_intermediate_latents",
     )
+
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes(plain=3 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))

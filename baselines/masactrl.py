@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import Capabilities, Lanes, parameter, source_mask
 from cpam_bench.cpam.preservation import Region, from_source, region
 from cpam_bench.cpam.sampling import SOURCE
 from cpam_bench.cpam.source import Source, denoise_sources
@@ -76,6 +76,9 @@ class MasaCtrl:
         "playground_real.ipynb, ref_intermediate_latents (commented out there)",
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
+
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes(plain=3 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return self.edit_many([sample], [source], [seed])[0]

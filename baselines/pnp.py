@@ -13,7 +13,7 @@ from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl, layers
-from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.editing import Capabilities, Lanes, parameter, source_caption
 from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.sampling import SOURCE, retrace
 from cpam_bench.cpam.sampling import sample as denoise
@@ -105,6 +105,11 @@ class PnP:
     def __post_init__(self) -> None:
         if self.inversion_steps < 0:
             raise ValueError("inversion_steps is 0 or more")
+
+    def lanes(self, steps: int) -> Lanes:
+        own = self.inversion_steps or steps
+        inverted = 0 if own == steps and not self.caption else own
+        return Lanes(plain=inverted + (3 if self.trajectory else 4) * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """See :class:`InjectingControl`.

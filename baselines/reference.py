@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import Capabilities, Lanes, parameter, source_mask
 from cpam_bench.cpam.inversion import Trajectory
 from cpam_bench.cpam.sampling import reconstruct
 from cpam_bench.cpam.source import Source, denoise_sources
@@ -26,6 +26,9 @@ class Identity:
     reference: ClassVar[str] = "the source image, resized as every editor sees it"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes()
+
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return source.image
 
@@ -39,6 +42,9 @@ class Reconstruction:
     edits: ClassVar[bool] = False
     reference: ClassVar[str] = "DDIM inversion, Song et al., ICLR 2021"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes(plain=steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return self.edit_many([sample], [source], [seed])[0]
@@ -62,6 +68,9 @@ class DDIM:
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
+
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes(plain=2 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return self.edit_many([sample], [source], [seed])[0]

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import Capabilities, Lanes, parameter, source_mask
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import Shape, target_mask
 from cpam_bench.cpam.preservation import Region, preserve, region
@@ -150,6 +150,9 @@ class CPAM:
     remove_hold: bool = parameter(
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )
+
+    def lanes(self, steps: int) -> Lanes:
+        return Lanes(plain=3 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Algorithm 1.
