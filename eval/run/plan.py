@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Editor, Lanes, TellsLanes
+from cpam_bench.cpam.editing import Editor, LaneCount, TellsLanes
 from cpam_bench.eval.run.costs import clock, peak, reset_peak
 
 ELSEWHERE: Mapping[str, float] = {"an A100": 2 * 31.2, "an H100": 2 * 31.2 * 989 / 312}
-"""Lanes of Stable Diffusion 1.5 at 512 px in float16 that a card does a second.  A100 (80 GB SXM): 31.2 steps of two
+"""LaneCount of Stable Diffusion 1.5 at 512 px in float16 that a card does a second.  A100 (80 GB SXM): 31.2 steps of two
 lanes, diffusers on torch 2.1, by github.com/fal-ai/stable-diffusion-benchmarks.  H100 (SXM): the same times the ratio
 of the dense float16 peaks in NVIDIA's data sheets, 989 to 312 TFLOPS; small batches gain less than that."""
 
@@ -36,7 +36,7 @@ class Pace:
     """Seconds that things take on this machine.
 
     Attributes:
-        plain, gradient: a lane, as :class:`cpam_bench.cpam.editing.Lanes` has them.
+        plain, gradient: a lane, as :class:`cpam_bench.cpam.editing.LaneCount` has them.
         trained: likewise; None where there is no memory for it.
         picture: a picture encoded and decoded once.
         peak_mib: highest memory meanwhile, or None where it cannot be told.
@@ -58,7 +58,7 @@ class Cost:
         hours: of all edits on this machine; None where that is not known.
     """
 
-    lanes: Lanes | None
+    lanes: LaneCount | None
     hours: float | None
 
 
@@ -153,7 +153,7 @@ def costs(
     return found
 
 
-def seconds_of(lanes: Lanes, pace: Pace) -> float:
+def seconds_of(lanes: LaneCount, pace: Pace) -> float:
     """Seconds of the lanes of one edit; infinite where they cannot be made here."""
     trained = 0.0 if not lanes.trained else lanes.trained * (pace.trained or math.inf)
     return lanes.plain * pace.plain + lanes.gradient * pace.gradient + trained

@@ -9,7 +9,7 @@ import torch
 from editor_helpers import make_sample, small_backbone
 
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Lanes, TellsLanes
+from cpam_bench.cpam.editing import LaneCount, TellsLanes
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 
@@ -43,7 +43,7 @@ def backbone() -> Backbone:
     return small_backbone()
 
 
-def counted(label: str, backbone: Backbone, steps: int) -> Lanes:
+def counted(label: str, backbone: Backbone, steps: int) -> LaneCount:
     found = {"plain": 0, "gradient": 0, "trained": 0}
 
     def count(module: torch.nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -59,7 +59,7 @@ def counted(label: str, backbone: Backbone, steps: int) -> Lanes:
         registry.make(label)[1].edit(sample, source, 0)
     finally:
         hook.remove()
-    return Lanes(**found)
+    return LaneCount(**found)
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cpam_bench.cpam.editing import Lanes
+from cpam_bench.cpam.editing import LaneCount
 from cpam_bench.eval.commands import reproduce
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.methods import registry
@@ -114,7 +114,7 @@ def test_hours_are_lanes_times_their_pace() -> None:
     editors = dict([registry.make("cpam"), registry.make("p2p-nti:inner_steps=2"), registry.make("imagic")])
     pace = plan.Pace(plain=1.0, gradient=3.0, trained=None, picture=5.0, peak_mib=None)
     found = plan.costs(editors, samples=36, steps=10, pace=pace, workers=2)
-    assert found["cpam"].lanes == Lanes(plain=30)
+    assert found["cpam"].lanes == LaneCount(plain=30)
     assert found["cpam"].hours == pytest.approx(36 * (5 + 30 + 10) / 2 / 3600)
     assert found["p2p-nti:inner_steps=2"].hours == pytest.approx(36 * (5 + 60 + 3 * 20 + 10) / 2 / 3600)
     assert found["imagic"].hours is None  # it does not fit
