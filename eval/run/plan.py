@@ -19,7 +19,7 @@ from cpam_bench.cpam.editing import Editor, LaneCount, TellsLanes
 from cpam_bench.eval.run.costs import clock, peak, reset_peak
 
 ELSEWHERE: Mapping[str, float] = {"an A100": 2 * 31.2, "an H100": 2 * 31.2 * 989 / 312}
-"""LaneCount of Stable Diffusion 1.5 at 512 px in float16 that a card does a second.  A100 (80 GB SXM): 31.2 steps of two
+"""Lanes of Stable Diffusion 1.5 at 512 px in float16 that a card does a second.  A100 (80 GB SXM): 31.2 steps of two
 lanes, diffusers on torch 2.1, by github.com/fal-ai/stable-diffusion-benchmarks.  H100 (SXM): the same times the ratio
 of the dense float16 peaks in NVIDIA's data sheets, 989 to 312 TFLOPS; small batches gain less than that."""
 

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +77,19 @@ def load(place: str, loader: Callable[[bool], T]) -> T:
         raise
 
 
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, libraries that know no ``local_files_only`` take what is on this machine and ask nobody."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def is_local(place: str) -> bool:
     """Whether there is a file or folder of that name; what is too long for a name is none."""
     try:
@@ -91,7 +105,7 @@ def require(place: str) -> None:
         UserError: its name cannot be one, or the hub does not answer.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(place)

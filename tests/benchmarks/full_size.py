@@ -20,9 +20,9 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.store.lock import locked
 from cpam_bench.eval.store.store import Store
 from cpam_bench.eval.tables.published import installed
+from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.common.labels import split
 from cpam_bench.imba.sample import Sample
 
@@ -242,24 +243,28 @@ def main() -> None:
         if not models.exists():
             write_models(models)
         bench = Bench(arguments.data, models, arguments.device, arguments.dtype, arguments.steps, arguments.limit)
-        rows = []
-        for label in split(arguments.methods):
-            rows.append(bench.edit(label, arguments.out))
-            print(json.dumps(rows[-1]), flush=True)
-        found = {
-            "machine": {**machine(arguments.device), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]},
+        found: dict[str, Any] = {
+            "machine": {**machine(arguments.device), "threads": torch.get_num_threads()},
             "card": processor(arguments.device),
             "versions": versions(),
             "dtype": arguments.dtype,
-            "steps": arguments.steps,
-            "samples": len(bench.data),
-            "methods": rows,
-            "scoring": bench.measure(arguments.out),
+            "samples": [sample.id for sample in bench.data],
             "plan": bench.planned(),
+            "methods": [],
         }
-    print(json.dumps(found["scoring"]))
-    print(json.dumps(found["plan"]))
-    (arguments.out / "full_size.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found["plan"]), flush=True)
+        for label in split(arguments.methods):
+            found["methods"].append(bench.edit(label, arguments.out))
+            print(json.dumps(found["methods"][-1]), flush=True)
+            keep(found, arguments.out)
+        found["scoring"] = bench.measure(arguments.out)
+        print(json.dumps(found["scoring"]))
+        keep(found, arguments.out)
+
+
+def keep(found: Mapping[str, Any], folder: Path) -> None:
+    """Write what is known so far: at full size a method takes minutes."""
+    write_atomic(folder / "full_size.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
