@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
 from cpam_bench.cpam.backbone import Backbone, ddim
-from cpam_bench.cpam.editing import Capabilities, generator, parameter, source_caption
+from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -113,6 +113,9 @@ class Pix2PixZero:
     def inputs(self, sample: Sample) -> dict[str, str]:
         """Hash of the bank's file."""
         return {"bank_sha256": hashlib.sha256(Path(self.bank).read_bytes()).hexdigest()} if self.bank else {}
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=4 * steps - 2, gradient=2 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Invert under the caption, then denoise along the direction.

@@ -45,6 +45,17 @@ def published(number: int | str) -> pd.DataFrame:
     return pd.read_csv(PAPER / FILES[number], dtype=str)
 
 
+def installed(number: int) -> tuple[list[str], list[str]]:
+    """The editors of a published table's methods, fine-tuning ones last; and those of its methods that have none."""
+    from cpam_bench.eval.methods import registry
+
+    editors = {editor.title: (name, editor) for name, editor in registry.load_all()[0].items() if editor.edits}
+    paper = list(published(number)["method"])
+    found = [editors[method] for method in paper if method in editors]
+    found.sort(key=lambda one: one[1].capabilities.fine_tuned)
+    return [name for name, _ in found], [method for method in paper if method not in editors]
+
+
 def match(titles: Mapping[str, str], paper: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Published method -> label of the measured one, and notes; titles is label -> title of the editor.
 
