@@ -138,7 +138,8 @@ class _Driver:
         self.timeout, self.bars, self.interrupted = timeout, bars, interrupted
         self.failures: list[Failure] = []
         self.samples = {sample.id: sample for sample in samples}
-        self.schedule = Schedule(units(store.run.samples, store.run.batch, self.samples, pending), editors)
+        work = units(store.run.samples, store.run.batch, self.samples, pending)
+        self.schedule = Schedule(work, editors, store.run.lockstep)
         stored = at_once(store.has_task, [sample.id for sample in samples])
         self.tasks = {sample.id for sample, there in zip(samples, stored, strict=True) if there}
         self.only_tasks = [s for s in samples if not pending[s.id] and s.id not in self.tasks]
@@ -163,7 +164,7 @@ class _Driver:
 
     def _hand_out(self) -> None:
         while self.schedule and self.idle:
-            work = self.schedule.take()
+            work = self.schedule.take(self.executor.size)
             loaded = {id: self._prepare(self.samples[id]) for id in work.samples}
             bad = {id: error for id, error in loaded.items() if isinstance(error, Exception)}
             for method, ids in work.wanted.items():
@@ -225,6 +226,8 @@ class _Driver:
         edit = made.edit
         self.store.write_edit(edit, made.picture)
         self.inversions[edit.inversion] += 1
+        if edit.status == "ok":
+            self.schedule.took(edit.method, edit.seconds)
         if edit.error:
             self.failures.append(Failure(edit.method, edit.sample, edit.error))
             self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")

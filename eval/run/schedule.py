@@ -95,22 +95,66 @@ class Schedule:
     Args:
         work: in the order in which it is to be done.
         methods: the order in which the methods of a sample go.
+        lockstep: methods that are edited together, and so are never split.
     """
 
-    def __init__(self, work: Iterable[Work], methods: Iterable[str]):
+    def __init__(self, work: Iterable[Work], methods: Iterable[str], lockstep: Iterable[str] = ()):
         order = list(methods)
         self._queue = deque(
             replace(one, wanted={method: one.wanted[method] for method in order if method in one.wanted})
             for one in work
         )
         self._strikes: Counter[tuple[str, str]] = Counter()
+        self._lockstep = frozenset(lockstep)
+        self._edits: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def take(self) -> Work:
-        """The next work."""
-        return self._queue.popleft()
+    def took(self, method: str, seconds: float) -> None:
+        """An edit by a method has taken so long."""
+        self._edits[method] += 1
+        self._seconds[method] = self._seconds.get(method, 0.0) + seconds
+
+    def take(self, workers: int = 1) -> Work:
+        """The next work; where less waits than there are workers, a part of it, so that none is the last by far.
+
+        Then what takes longest goes first, whichever work it is of, with what else of that work fits into half of what
+        is left a worker.  A part costs an inversion more.
+
+        Args:
+            workers: how many there are.
+        """
+        left = [self._expected(work.wanted) for work in self._queue] if len(self._queue) < workers else []
+        if not left or not all(left):  # no tail, or some method has made no edit yet
+            return self._queue.popleft()
+        parts = [self._parts(work.wanted) for work in self._queue]
+        longest = [self._expected(part[0]) for part in parts]
+        index = longest.index(max(longest))
+        work, share = self._queue[index], sum(left) / workers / 2
+        chosen = parts[index][0]
+        for part in parts[index][1:]:
+            if self._expected(chosen) + self._expected(part) <= share:
+                chosen = {**chosen, **part}
+        rest = {method: ids for method, ids in work.wanted.items() if method not in chosen}
+        if rest:
+            self._queue[index] = replace(work, wanted=rest)
+        else:
+            del self._queue[index]
+        return replace(work, wanted={method: ids for method, ids in work.wanted.items() if method in chosen})
+
+    def _parts(self, wanted: Mapping[str, tuple[str, ...]]) -> list[dict[str, tuple[str, ...]]]:
+        """What can be edited apart, the longest first: each method, and all that go in lockstep as one."""
+        together = {method: ids for method, ids in wanted.items() if method in self._lockstep}
+        alone = [{method: ids} for method, ids in wanted.items() if method not in self._lockstep]
+        return sorted([together, *alone] if together else alone, key=self._expected, reverse=True)
+
+    def _expected(self, wanted: Mapping[str, tuple[str, ...]]) -> float:
+        """Seconds that edits will take, by those that are made; 0 if there are none of some method."""
+        if not all(self._edits[method] for method in wanted):
+            return 0.0
+        return sum(self._seconds[method] / self._edits[method] * len(ids) for method, ids in wanted.items())
 
     def lose(self, job: Job) -> Loss:
         """A worker is gone: what it had not begun is done next; what it was at comes last, or is given up."""
