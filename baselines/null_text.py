@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.inversion import Trajectory
 
 
@@ -17,7 +18,8 @@ class NullText:
     """An inversion that guided sampling follows back.
 
     Attributes:
-        embeddings: for each step, from noisy to clean, what the unconditional lane is given, (1, tokens, D) float32.
+        embeddings: for each step, from noisy to clean, what the unconditional lane is given in place of the empty
+            prompt's hidden states, (1, tokens, D) float32.
         trajectory: the latents that guided sampling with them goes through, z_T being the inversion's.
     """
 
@@ -52,8 +54,9 @@ def invert_null_text(
     """
     # Half precision would round the gradient of a mean over all latents to nothing; Adam does not see the scale.
     scale = 1.0 if backbone.dtype == torch.float32 else 2.0**14
-    wanted = backbone.embed(prompt)
-    null = backbone.embed("").float()
+    wanted = backbone.text(prompt)
+    empty_prompt = backbone.text("")
+    null = empty_prompt.hidden.float()
     latents, embeddings = [pivot.at(0)], []
     for step, (timestep, alpha, previous_alpha) in enumerate(pivot.schedule.levels()):
         progress = step / len(pivot.schedule)
@@ -62,7 +65,7 @@ def invert_null_text(
             goal, null = pivot.at(step + 1).clone(), null.clone().requires_grad_()
             adam = torch.optim.Adam([null], lr=0.01 * (1 - progress / 2))
             for _ in range(inner_steps):
-                empty = backbone.predict_with_gradient(latents[-1], timestep, null)
+                empty = backbone.predict_with_gradient(latents[-1], timestep, replace(empty_prompt, hidden=null))
                 moved = ddim(latents[-1], empty + guidance * (text - empty), alpha, previous_alpha)
                 loss = mse_loss(moved, goal)
                 (null.grad,) = torch.autograd.grad(loss * scale, null)
@@ -70,7 +73,7 @@ def invert_null_text(
                 if loss.item() < epsilon + 0.001 * progress:
                     break
             null = null.detach()
-        empty = backbone.predict(latents[-1], timestep, null)
+        empty = backbone.predict(latents[-1], timestep, replace(empty_prompt, hidden=null))
         latents.append(ddim(latents[-1], empty + guidance * (text - empty), alpha, previous_alpha))
         embeddings.append(null)
     return NullText(embeddings, Trajectory(latents[::-1], pivot.schedule))

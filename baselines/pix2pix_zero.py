@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.editing import Capabilities, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -94,14 +96,19 @@ class Pix2PixZero:
         noise = self.invert(backbone, backbone.encode(source.image, random), caption, source.steps, random)
         return backbone.decode(self.denoise(backbone, noise, caption, direction, source.steps))
 
-    def direction(self, backbone: Backbone, before: str, after: str) -> Tensor:
-        """From one object to another: the mean of a bank's embeddings less the other's, (1, tokens, D)."""
+    def direction(self, backbone: Backbone, before: str, after: str) -> Text:
+        """From one object to another: the mean of a bank's embeddings less the other's, one lane.
+
+        Where the denoiser is told the prompt in one vector besides (SDXL), the direction is of that too.
+        """
         banks = zip(read_bank(self.bank), (before, after), strict=True)
         source, target = (
-            backbone.embed_each([sentence.replace("{}", thing) for sentence in bank]).mean(0, keepdim=True)
+            backbone.texts([sentence.replace("{}", thing) for sentence in bank]).each(
+                lambda part: part.mean(0, keepdim=True)
+            )
             for bank, thing in banks
         )
-        return target - source
+        return target.plus(source, -1)
 
     def invert(self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator) -> Tensor:
         """z_0, (1, C, h, w) -> z_T, by DDIM under the caption with every noise estimate regularised (Section 3.1).
@@ -115,12 +122,12 @@ class Pix2PixZero:
         Raises:
             UserError: no step remains.
         """
-        alphas, embedding = backbone.alphas, backbone.embed(caption)
+        alphas, told = backbone.alphas, backbone.text(caption)
         if steps < 3:
             raise UserError(f"Pix2Pix-Zero inverts without the first and the last step; take more --steps than {steps}")
         stride = len(alphas) // steps
         for timestep in reversed(backbone.schedule(steps).timesteps[1:-1]):
-            noise = self.regularise(backbone.predict(latents, timestep, embedding), random)
+            noise = self.regularise(backbone.predict(latents, timestep, told), random)
             latents = ddim(latents, noise, alphas[timestep - 1], alphas[timestep - 1 + stride])
         return latents
 
@@ -134,15 +141,16 @@ class Pix2PixZero:
                 noise = noise - self.lambda_kl * gradient_of(divergence, noise)
         return noise
 
-    def denoise(self, backbone: Backbone, noise: Tensor, caption: str, direction: Tensor, steps: int) -> Tensor:
+    def denoise(self, backbone: Backbone, noise: Tensor, caption: str, direction: Text, steps: int) -> Tensor:
         """z_T -> edited z_0, (1, C, h, w) float32: along the direction, held to the caption's attention (Section 3.3).
 
         The caption is the negative prompt as well, so that the source's own lane is one, and its maps are those of
         both.  It is denoised beside the target, and no map outlives its step.  Five evaluations a step, two of them
         with a gradient.
         """
-        described = backbone.embed(caption)
-        wanted = described + direction
+        described = backbone.text(caption)
+        wanted = described.plus(direction)
+        both = Text.together([described, wanted])
         control = MapsControl()
         source = target = noise
         with controlled(backbone.unet, control):
@@ -153,13 +161,13 @@ class Pix2PixZero:
 
                 def distance(lanes: Tensor, timestep: int = timestep) -> Tensor:
                     control.distance = torch.zeros((), device=lanes.device)
-                    backbone.predict_with_gradient(lanes, timestep, torch.cat([described, wanted]))
+                    backbone.predict_with_gradient(lanes, timestep, both)
                     return control.distance
 
                 lanes = torch.cat([target, target])
                 lanes = lanes - self.amount * gradient_of(distance, lanes)
                 control.task = "plain"
-                away, towards = backbone.predict(lanes, timestep, torch.cat([described, wanted])).chunk(2)
+                away, towards = backbone.predict(lanes, timestep, both).chunk(2)
                 # As in the authors' code, the latents that go on are those of the lane without the direction.
                 target = ddim(lanes[:1], away + self.guidance * (towards - away), alpha, previous_alpha)
         return target

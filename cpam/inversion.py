@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import Schedule, ddim
 from cpam_bench.cpam.finite import Watch
 from cpam_bench.imba.errors import UserError
 
@@ -68,12 +69,12 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "
         NotFinite: the latents are NaN or infinite; the message names the step.
     """
     schedule = backbone.schedule(steps)
-    embedding = backbone.embed(prompt).expand(len(latents), -1, -1)
+    text = backbone.text(prompt).expand(len(latents))
     latents = latents.float()
     path = [latents]
     watch = Watch("inversion")
     for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):
-        noise = backbone.predict(latents, timestep, embedding)
+        noise = backbone.predict(latents, timestep, text)
         latents = ddim(latents, noise, previous_alpha, alpha)
         path.append(latents)
         watch.see(latents)

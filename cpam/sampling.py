@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cpam_bench.cpam.attention import AttentionControl, controlled
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.finite import Watch
 from cpam_bench.cpam.inversion import Trajectory
+from cpam_bench.cpam.text import Text
 
 SOURCE, NULL, TEXT = 0, 1, 2
 """Lanes of the batch: the source (with the null prompt unless a method gives another), the target with the null prompt,
@@ -44,7 +47,8 @@ def sample(
         control: what to do inside the denoiser and between steps.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
         source_prompt: what the :data:`SOURCE` lane is conditioned on.
-        negative: what the :data:`NULL` lane is conditioned on: a prompt, or an embedding (1, tokens, D) for each step.
+        negative: what the :data:`NULL` lane is conditioned on: a prompt, or for each step an embedding (1, tokens, D)
+            in place of the empty prompt's hidden states.
 
     Raises:
         NotFinite: the latents are NaN or infinite; the message names the step.
@@ -53,9 +57,12 @@ def sample(
         The edited latents z_0, (B, C, h, w) float32; B is 1 for one sample.
     """
     schedule = trajectory.schedule
-    wanted = torch.cat([backbone.embed(one) for one in ([prompt] if isinstance(prompt, str) else prompt)])
-    described = backbone.embed(source_prompt).expand_as(wanted)
-    nulls = [backbone.embed(negative)] * len(schedule) if isinstance(negative, str) else negative
+    wanted = Text.together([backbone.text(one) for one in ([prompt] if isinstance(prompt, str) else prompt)])
+    described = backbone.text(source_prompt).expand(len(wanted))
+    if isinstance(negative, str):
+        nulls = [backbone.text(negative)] * len(schedule)
+    else:
+        nulls = [replace(backbone.text(""), hidden=hidden) for hidden in negative]
     source = trajectory.at(0)
     target = source if control is None else control.start(source)
     watch = Watch("sampling")
@@ -65,8 +72,8 @@ def sample(
                 guided = guide(backbone, target, timestep, nulls[step], wanted, guidance)
             else:
                 control.step = step
-                embeddings = torch.cat([described, nulls[step].expand_as(wanted), wanted])
-                noise = backbone.predict(torch.cat([source, target, target]), timestep, embeddings)
+                told = Text.together([described, nulls[step].expand(len(wanted)), wanted])
+                noise = backbone.predict(torch.cat([source, target, target]), timestep, told)
                 own, null, text = noise.chunk(3)
                 source = trajectory.at(step + 1) if follow else ddim(source, own, alpha, previous_alpha)
                 guided = null + guidance * (text - null)
@@ -78,14 +85,14 @@ def sample(
     return target
 
 
-def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Tensor, text: Tensor, guidance: float) -> Tensor:
+def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Text, text: Text, guidance: float) -> Tensor:
     """Predicted noise of latents (B, C, h, w) under classifier-free guidance, two evaluations.
 
     Args:
-        null, text: embeddings (1 or B, tokens, D) and (B, tokens, D) that it leads away from and towards.
+        null, text: what it leads away from and towards, of 1 or B lanes and of B.
     """
-    embeddings = torch.cat([null.expand_as(text), text])
-    away, towards = backbone.predict(torch.cat([latents, latents]), timestep, embeddings).chunk(2)
+    told = Text.together([null.expand(len(text)), text])
+    away, towards = backbone.predict(torch.cat([latents, latents]), timestep, told).chunk(2)
     noise: Tensor = away + guidance * (towards - away)
     return noise
 
@@ -98,8 +105,8 @@ def reconstruct(backbone: Backbone, trajectory: Trajectory) -> Tensor:
 def retrace(backbone: Backbone, trajectory: Trajectory, prompt: str = "") -> Trajectory:
     """Where z_T leads back to under a prompt without guidance, one evaluation a step: near the inversion, not on it."""
     path = [trajectory.at(0)]
-    embedding = backbone.embed(prompt).expand(len(path[0]), -1, -1)
+    text = backbone.text(prompt).expand(len(path[0]))
     for timestep, alpha, previous_alpha in trajectory.schedule.levels():
-        noise = backbone.predict(path[-1], timestep, embedding)
+        noise = backbone.predict(path[-1], timestep, text)
         path.append(ddim(path[-1], noise, alpha, previous_alpha))
     return Trajectory(path[::-1], trajectory.schedule)

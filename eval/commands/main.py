@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands import analyse, check, data, edit, methods, metrics, paper, pocket, run, share, study
+from cpam_bench.eval.commands import (
+    analyse,
+    backbones,
+    check,
+    data,
+    edit,
+    methods,
+    metrics,
+    paper,
+    pocket,
+    run,
+    share,
+    study,
+)
 from cpam_bench.eval.commands.terminal import say
 from cpam_bench.imba.errors import Damaged, DiskFull, UserError
 
@@ -33,7 +46,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "The paper": (paper.table, paper.figure),
     "Trust": (check.status, check.verify, check.rerun),
     "Share": (share.report, share.export),
-    "What there is": (methods.methods, metrics.metrics, data.datasets),
+    "What there is": (methods.methods, metrics.metrics, data.datasets, backbones.backbones),
 }
 """The commands, by what one comes for."""
 

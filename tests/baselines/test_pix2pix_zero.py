@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d
 from cpam_bench.baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, auto_correlation, objects
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 
 CAPTION = "a photo of an apple on a beach"
@@ -37,8 +38,8 @@ def latents(backbone: Backbone) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def direction(backbone: Backbone) -> Tensor:
-    return Pix2PixZero().direction(backbone, "an apple", "an orange").clone()
+def direction(backbone: Backbone) -> Text:
+    return Pix2PixZero().direction(backbone, "an apple", "an orange").each(Tensor.clone)
 
 
 def drawn() -> torch.Generator:
@@ -111,19 +112,19 @@ def test_too_few_steps_are_told(backbone: Backbone) -> None:
 # editing -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_direction_is_the_difference_of_the_banks_means(direction: Tensor) -> None:
+def test_the_direction_is_the_difference_of_the_banks_means(direction: Text) -> None:
     before, after = (
         straight().embed(*(text.format(thing) for text in TEMPLATES)) for thing in ("an apple", "an orange")
     )
-    assert distance(direction, (after.mean(0) - before.mean(0))[None]) < 1e-5
+    assert distance(direction.hidden, (after.mean(0) - before.mean(0))[None]) < 1e-5
 
 
-def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Tensor) -> None:
+def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Text) -> None:
     """In two passes as the authors': all the source's maps first, in both lanes, and then the edit."""
     made = straight()
     noise = torch.randn(1, 4, 16, 16, generator=drawn())
     described = made.embed(CAPTION).expand(2, -1, -1)
-    wanted = torch.cat([described[:1], described[:1] + direction])
+    wanted = torch.cat([described[:1], described[:1] + direction.hidden])
     times = [501, 1]
     kept: dict[int, dict[str, Tensor]] = {}
     z = noise
@@ -178,7 +179,7 @@ def test_editing_is_that_of_diffusers(backbone: Backbone) -> None:
         latents=noise,
         output_type="latent",
     ).images
-    ours = editor.denoise(backbone, noise, CAPTION, target - source, 3)
+    ours = editor.denoise(backbone, noise, CAPTION, Text(target - source), 3)
     assert distance(ours, theirs) < 1e-5
 
 
