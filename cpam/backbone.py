@@ -456,7 +456,10 @@ def kind_of(place: str) -> type[Backbone]:
     if local.exists() and not (local / "model_index.json").is_file():
         raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
     with _told(place), _quiet():
-        index = DiffusionPipeline.load_config(place)
+        try:
+            index = DiffusionPipeline.load_config(place, local_files_only=True)
+        except OSError:  # nothing of it is here yet
+            index = DiffusionPipeline.load_config(DiffusionPipeline.download(place, safety_checker=None))
     return _kind_reading(str(index.get("_class_name")), place)
 
 

@@ -29,7 +29,8 @@ class Text:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Text:
         """With every part changed in one way."""
-        return Text(*(None if part is None else change(part) for part in (self.hidden, self.pooled, self.sizes)))
+        others = (None if part is None else change(part) for part in (self.pooled, self.sizes))
+        return Text(change(self.hidden), *others)
 
     def expand(self, lanes: int) -> Text:
         """One lane as many; as many lanes stay as they are."""
@@ -43,5 +44,10 @@ class Text:
     @staticmethod
     def together(texts: Sequence[Text]) -> Text:
         """The lanes of several, in their order."""
-        parts = zip(*((text.hidden, text.pooled, text.sizes) for text in texts), strict=True)
-        return Text(*(None if part[0] is None else torch.cat(part) for part in parts))
+        hidden = torch.cat([text.hidden for text in texts])
+        return Text(hidden, _joined([text.pooled for text in texts]), _joined([text.sizes for text in texts]))
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None

@@ -49,4 +49,4 @@ def test_the_example_is_edited_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     arguments = ["--methods", "cpam", "--no-references", "--limit", 1, "--steps", 1, "--device", "cpu", "--workers", 1]
     call("run", "--backbone", LABEL, *arguments, "--clip", f"local-dir:{clip}", "--out", folder)
     assert json.loads((folder / "run.json").read_text())["backbone"]["name"] == LABEL
-    assert "1 of 1" in call("verify", folder)
+    assert "0 wrong" in call("verify", folder)
