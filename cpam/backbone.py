@@ -5,6 +5,7 @@ What a kind of model has of its own is in :mod:`cpam_bench.cpam.backbones`.
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
 from cpam_bench.cpam.text import Text
-from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
 
@@ -183,9 +184,10 @@ class Backbone(ABC):
         """What methods that run on some models only go by: ``sd1``, ``sd2`` or ``sdxl``."""
         return self.family_of(self.unet.config)
 
-    @property
+    @functools.cached_property
     def is_pocket(self) -> bool:
-        return self.name.partition(":")[0] == "pocket"
+        """Whether it is the small embedded model, told by its weights, whatever it is called."""
+        return self.name.partition(":")[0] == "pocket" or are_pocket(self.fingerprint.values())
 
     @property
     def unet(self) -> Any:

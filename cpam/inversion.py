@@ -11,6 +11,7 @@ from torch import Tensor
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.diffusion import Schedule, ddim
 from cpam_bench.cpam.finite import Watch
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 
 
@@ -59,17 +60,20 @@ class Trajectory:
         return Trajectory([torch.cat(latents) for latents in levels], trajectories[0].schedule)
 
 
-def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "") -> Trajectory:
+def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | Sequence[str] = "") -> Trajectory:
     """Deterministic DDIM inversion (Section 5.1) of latents (B, C, h, w), one denoiser evaluation a step and sample.
 
     The release evaluates null against null under classifier-free guidance: twice the work for the same result.
     As there, the noise at level t is predicted from the latents one level below.
 
+    Args:
+        prompt: what it is conditioned on, or that of each sample.
+
     Raises:
         NotFinite: the latents are NaN or infinite; the message names the step.
     """
     schedule = backbone.schedule(steps)
-    text = backbone.text(prompt).expand(len(latents))
+    text = texts_for(backbone, prompt, len(latents))
     latents = latents.float()
     path = [latents]
     watch = Watch("inversion")
@@ -80,3 +84,10 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "
         watch.see(latents)
     watch.check()
     return Trajectory(path, schedule)
+
+
+def texts_for(backbone: Backbone, prompt: str | Sequence[str], samples: int) -> Text:
+    """What the denoiser is told of one prompt for all samples, or of that of each: as many lanes as samples."""
+    if isinstance(prompt, str):
+        return backbone.text(prompt).expand(samples)
+    return Text.together([backbone.text(one) for one in prompt])
