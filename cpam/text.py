@@ -29,8 +29,8 @@ class Text:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Text:
         """With every part changed in one way."""
-        others = (None if part is None else change(part) for part in (self.pooled, self.sizes))
-        return Text(change(self.hidden), *others)
+        pooled = None if self.pooled is None else change(self.pooled)
+        return Text(change(self.hidden), pooled, None if self.sizes is None else change(self.sizes))
 
     def expand(self, lanes: int) -> Text:
         """One lane as many; as many lanes stay as they are."""
