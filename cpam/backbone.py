@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
 from cpam_bench.cpam.text import Text
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
@@ -143,7 +144,8 @@ class Backbone(ABC):
         started = time.monotonic()
         with _told(name), _quiet():
             read = cls.opener.from_single_file if Path(place).is_file() else cls.opener.from_pretrained
-            pipeline = read(place, dtype=cls.dtypes(DTYPES[dtype]), **cls.options)
+            settings = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
+            pipeline = hub.load(place, lambda local: read(place, local_files_only=local, **settings))
         return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
 
     @classmethod
@@ -424,7 +426,7 @@ def _told(name: str) -> Iterator[None]:
     """What libraries say of a model that they cannot load, as one of ours."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         known = ", ".join(sorted(BACKBONES.entry_points()))
         raise UserError(
             f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
@@ -458,10 +460,7 @@ def kind_of(place: str) -> type[Backbone]:
     if local.exists() and not (local / "model_index.json").is_file():
         raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
     with _told(place), _quiet():
-        try:
-            index = DiffusionPipeline.load_config(place, local_files_only=True)
-        except OSError:  # nothing of it is here yet
-            index = DiffusionPipeline.load_config(DiffusionPipeline.download(place, safety_checker=None))
+        index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
     return _kind_reading(str(index.get("_class_name")), place)
 
 

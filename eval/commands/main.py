@@ -17,11 +17,13 @@ from cpam_bench.eval.commands import (
     backbones,
     check,
     data,
+    doctor,
     edit,
     methods,
     metrics,
     paper,
     pocket,
+    reproduce,
     run,
     share,
     study,
@@ -43,10 +45,10 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make": (run.run, run.score, edit.edit, edit.studio),
     "Compare": (analyse.leaderboard, analyse.ablate, analyse.sensitivity, analyse.truth),
-    "The paper": (paper.table, paper.figure),
+    "The paper": (reproduce.reproduce, paper.table, paper.figure),
     "Trust": (check.status, check.verify, check.rerun),
     "Share": (share.report, share.export),
-    "What there is": (methods.methods, metrics.metrics, data.datasets, backbones.backbones),
+    "What there is": (doctor.doctor, methods.methods, metrics.metrics, data.datasets, backbones.backbones),
 }
 """The commands, by what one comes for."""
 
