@@ -196,8 +196,8 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of two batches (B, 3, H, W) in [0, 1]: (B,), float64.
 
-    As torchmetrics has it: the mean over all pixels, the pictures mirrored at their edges.  Its filter of two dimensions
-    takes some thirty times as long in double precision as the same filter in two passes.
+    As torchmetrics has it: the mean over all pixels, the pictures mirrored at their edges.  Its filter of two
+    dimensions takes some thirty times as long in double precision as the same filter in two passes.
     """
     from torch.nn.functional import pad
 
