@@ -176,16 +176,18 @@ def load(name_or_path: str | Path, layout: str | None = None, threshold: int | N
     root = root.resolve()
     content = made.read(root)
     folder = root if root.is_dir() else root.parent
-    is_pocket = root == POCKET.resolve()
-    # Another folder that happens to be called "pocket" must not pass for the embedded one.
-    name = "pocket" if is_pocket else root.name if root.name != "pocket" else str(root)
     label = canonical(made.name, made)
+    fingerprint = _fingerprint(folder, content, label)
+    name = root.name
+    if name == "pocket" and root != POCKET.resolve():
+        # Another folder that happens to be called "pocket" must not pass for the embedded one.
+        name = f"pocket-{fingerprint[:8]}"
     return Dataset(
         name,
         folder,
         content.samples,
         content.problems + [problem for sample in content.samples for problem in words(sample)],
-        _fingerprint(folder, content, label),
+        fingerprint,
         content.count,
         content.indices,
         label,

@@ -21,6 +21,7 @@ from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import write_rows
+from cpam_bench.imba.common.names import without_places
 from cpam_bench.imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
@@ -122,7 +123,7 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
     """Which edits of a method failed, and why."""
-    listed = [f"{edit.sample} ({(edit.error or '').splitlines()[0][:100]})" for edit in edits[:_NAMED]]
+    listed = [f"{edit.sample} ({without_places((edit.error or '').splitlines()[0])[:100]})" for edit in edits[:_NAMED]]
     more = [f"and {len(edits) - _NAMED} more"] if len(edits) > _NAMED else []
     return f"{name} failed on {', '.join([*listed, *more])}; its means are without them"
 

@@ -19,6 +19,7 @@ from cpam_bench.eval.store.records import Edit, Task, plain
 from cpam_bench.eval.store.store import Store, checked
 from cpam_bench.imba.common.files import write_atomic, write_json, write_rows
 from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.common.names import cleared, without_places
 from cpam_bench.imba.errors import UserError
 
 SHARD = 400_000_000
@@ -88,7 +89,7 @@ def export(folder: str | Path, out: Path) -> list[str]:
         board.write_paired(place / "paired.csv", shared=True)
         write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False), shared=True)
         run = plain(dataclasses.replace(scored.run, methods={row.name: row.facts for row in scored.rows}))
-        del run["arguments"]  # which holds the paths of whoever ran it
+        del run["arguments"]
         write_json(place / "run.json", run)
         write_json(place / "scores.json", plain(scored.measured[0]))
         write_atomic(place / "README.md", _card(scored, parts, board.title, damaged).encode())
@@ -139,7 +140,7 @@ def _write_edits(scored: Scored, tasks: dict[str, tuple[Store, Task]], place: Pa
                     if edit.status == "ok"
                     else None,
                     "status": edit.status,
-                    "error": edit.error,
+                    "error": edit.error and without_places(edit.error),
                     "parameters": json.dumps(_shared(row, edit), ensure_ascii=False),
                     "seed": edit.seed,
                     "seconds": edit.seconds,
@@ -214,10 +215,12 @@ def _write(
 
 
 def _shared(row: Row, edit: Edit) -> Cells:
-    """The parameters of an edit without the folder that ready-made pictures were in, which early versions noted."""
-    if row.facts.called is None:
-        return edit.params
-    return {key: value for key, value in edit.params.items() if key != "folder"}
+    """The parameters of an edit, without where something is on this machine.
+
+    Early versions noted the folder of ready-made pictures.
+    """
+    ready_made = row.facts.called is not None
+    return {key: cleared(value) for key, value in edit.params.items() if not (ready_made and key == "folder")}
 
 
 # tables ---------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from cpam_bench.eval.store.records import Task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.common.names import without_places
 from cpam_bench.imba.errors import Damaged, UserError
 
 _HERE = Path(__file__).parent
@@ -169,7 +170,7 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
         title=title or board.title,
         heading=title or board.title.partition(":")[0].capitalize(),
         pocket=scored.is_pocket,
-        notes=board.notes,
+        notes=[without_places(note) for note in board.notes],
         facts=_facts(scored, cards, board),
         overall=_overall(board, shown),
         slices={
@@ -188,7 +189,7 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
         failures=[(card, picture) for card in cards for picture in card.pictures if picture.failed],
         edge=scored.run.backbone.resolution,
         protocol=scored.measured[0],
-        runs=list(zip(scored.stores, scored.measured, strict=True)),
+        runs=list(zip(scored.stores, scored.runs, scored.measured, strict=True)),
         style=Markup(style),  # our own files, which the page's policy names by their hashes
         script=Markup(script),
         style_hash=_hash(style),
@@ -376,7 +377,7 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
                         row.name,
                         not row.facts.edits,
                         file,
-                        message or "not edited",
+                        without_places(message) or "not edited",
                         bool(message) and not file,
                         values,
                     )

@@ -22,6 +22,7 @@ from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.records import READY_MADE, BackboneFacts, DataSet, Method, Run
 from cpam_bench.imba.common.labels import parameters
+from cpam_bench.imba.common.names import recorded
 from cpam_bench.imba.sample import Sample
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
@@ -72,7 +73,9 @@ def describe_run(
     return Run(
         arguments=dict(arguments),
         dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
-        backbone=BackboneFacts(backbone.name, dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket),
+        backbone=BackboneFacts(
+            recorded(backbone.name), dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket
+        ),
         steps=steps,
         seed=seed,
         dtype=dtype,

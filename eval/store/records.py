@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cpam_bench.imba.common.hashes import are_pocket
+from cpam_bench.imba.common.names import cleared, distinct, shown, without_places
 from cpam_bench.imba.kinds import Altered, Kind
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,9 @@ class Method:
     def shared(self) -> Method:
         """The same without what says where something is on this machine."""
         if self.called is None:
-            return self
+            return replace(self, parameters=cleared(self.parameters))
         kept = {key: value for key, value in self.parameters.items() if key != "folder"}
-        return replace(self, method=READY_MADE, parameters=kept)
+        return replace(self, method=READY_MADE, parameters=cleared(kept))
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Protocol:
     scorer: str | None = field(default=None, metadata={"optional": True})
     weights_sha256: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
+
+    def shared(self) -> Protocol:
+        """The same without what says where something is on this machine."""
+        scorer = self.scorer and shown(self.scorer, self.weights_sha256)
+        return replace(self, protocol=without_places(self.protocol), scorer=scorer, more=cleared(self.more))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,11 @@ class Measured:
     metrics: dict[str, Protocol]
     versions: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+
+    def shared(self) -> Measured:
+        """The same without what says where something is on this machine."""
+        names = distinct(self.metrics)
+        return replace(self, metrics={names[label]: metric.shared() for label, metric in self.metrics.items()})
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,20 @@ class Run:
             for key in [*shared, *added]
             if old_keys.get(key) != new_keys.get(key)
         ]
+
+    def shared(self) -> Run:
+        """The same without what says where something is on this machine, as are the command's arguments."""
+        names = distinct(method.called or label for label, method in self.methods.items())
+        weights = self.backbone.weights
+        return replace(
+            self,
+            arguments={},
+            dataset=replace(self.dataset, name=shown(self.dataset.name, self.dataset.fingerprint)),
+            backbone=replace(
+                self.backbone, name=shown(self.backbone.name, weights.get("unet", next(iter(weights.values()), None)))
+            ),
+            methods={names[method.called or label]: method.shared() for label, method in self.methods.items()},
+        )
 
     def extended(self, new: Run) -> Run:
         """This run with the methods and samples of another one added."""

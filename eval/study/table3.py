@@ -64,10 +64,10 @@ def _runs_of(study: Path) -> str:
     told = []
     for folder in folders:
         try:
-            run = Store.open(folder).run
+            run = Store.open(folder).run.shared()
             told.append(f"data set {run.dataset.name}, backbone {run.backbone.name}")
         except UserError:
-            told.append(f"data set and backbone unknown, since {folder} is no longer there")
+            told.append(f"data set and backbone unknown, since {folder.name} is no longer there")
     return "".join(f"; {line}" for line in dict.fromkeys(told))
 
 
