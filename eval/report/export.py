@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard
+from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard, origin_notes
 from cpam_bench.eval.metrics.metric import facts as facts_of
 from cpam_bench.eval.scoring.scored import COLUMNS, Row, Scored
 from cpam_bench.eval.store.records import Edit, Task, plain
@@ -255,6 +255,8 @@ def _card(scored: Scored, parts: dict[str, dict[str, str]], title: str, damaged:
         for name, columns in [*parts.items(), ("leaderboard.csv", LEADERBOARD)]
     )
     methods = "".join(f"- {_code(row.name)}: {_plain(row.facts.title)}\n" for row in scored.rows)
+    origin = "".join(f"- {_plain(note)}\n" for note in origin_notes(scored))
+    origin = f"\nData:\n\n{origin}" if origin else ""
     left_out = f"\nLeft out, since files of the run were damaged: {len(damaged)} records.\n" if damaged else ""
     return (
         f"---\npretty_name: cpam-bench run\ntags:\n- image-editing\n- benchmark\nconfigs:\n{configs}---\n\n"
@@ -265,7 +267,7 @@ def _card(scored: Scored, parts: dict[str, dict[str, str]], title: str, damaged:
         "```python\nfrom datasets import load_dataset\n\n"
         'edits = load_dataset("path/to/this/folder", "edits", split="train")\n'
         'samples = load_dataset("parquet", data_files="path/to/this/folder/data/samples-*.parquet", split="train")\n'
-        f"```\n\nMethods:\n\n{methods}{left_out}\n{tables}\n"
+        f"```\n\nMethods:\n\n{methods}{origin}{left_out}\n{tables}\n"
         "`paired.csv`: method, against, metric, difference (method − against on the same samples), low, high, n."
         " `scores.csv`: method, sample, metric, value (empty where not defined).\n"
     )

@@ -206,7 +206,7 @@ def _facts(scored: Scored, cards: Sequence[Card], board: Leaderboard) -> list[tu
     run, stores = scored.run, scored.stores
     edits, failed = int(board.rows["n"].sum()), int(board.rows["failed"].sum())
     return [
-        ("data set", f"{run.dataset.name}, {len(cards)} samples"),
+        ("data set", f"{run.dataset.name}, {scored.count} samples"),
         ("backbone", f"{run.backbone.name}, {run.backbone.resolution} px"),
         ("sampling", f"{run.steps} steps, seed {', '.join(map(str, sorted({store.run.seed for store in stores})))}"),
         ("methods", f"{len(board.rows) - len(board.references)}, with {len(board.references)} reference rows"),

@@ -72,7 +72,14 @@ def describe_run(
     """
     return Run(
         arguments=dict(arguments),
-        dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
+        dataset=DataSet(
+            dataset.name,
+            dataset.fingerprint,
+            dataset.is_pocket,
+            dataset.records,
+            dict(dataset.left_out),
+            dataset.masks or None,
+        ),
         backbone=BackboneFacts(
             recorded(backbone.name), dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket
         ),

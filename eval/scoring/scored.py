@@ -153,6 +153,20 @@ class Scored:
         """Names of the rows that edit nothing or freely, and only bound the scale."""
         return [row.name for row in self.rows if not row.facts.edits]
 
+    @property
+    def count(self) -> str:
+        """How many samples are looked at, and of how many where the data set has more: ``102 of 104``."""
+        known = [run.dataset.records for run in self.runs if run.dataset.records]
+        some = bool(known) and len(self.samples) < max(known)
+        return f"{len(self.samples)} of {max(known)}" if some else f"{len(self.samples)}"
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Samples of the data set that could not be edited -> why; what another run has edited is not among them."""
+        found = {name: why for run in self.runs for name, why in run.dataset.left_out.items()}
+        edited = {sample for store in self.stores for sample in store.run.samples}
+        return {name: why for name, why in found.items() if name not in edited}
+
     def asked(self, row: Row) -> list[str]:
         """The samples that a row's run has, of those that are looked at."""
         chosen = set(self.samples)

@@ -32,11 +32,23 @@ READY_MADE = "imported"
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data set of a run: its name, the hash over its records and files, and whether it is the embedded one."""
+    """The data set of a run.
+
+    Attributes:
+        name: of its folder.
+        fingerprint: sha256 over its records and files, the masks among them.
+        pocket: whether it is the embedded one.
+        records: how many records it has, of which the run may edit some; None where that was not noted.
+        left_out: sample or record -> why it could not be edited, where such are skipped.
+        masks: whose the masks are, in words; None where there is nothing to say or it was not noted.
+    """
 
     name: str
     fingerprint: str = ""
     pocket: bool = False
+    records: int | None = field(default=None, metadata={"optional": True})
+    left_out: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
+    masks: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -223,7 +235,13 @@ class Run:
             label: method.after(self.methods[label]) if label in self.methods else method
             for label, method in new.methods.items()
         }
-        return replace(self, methods={**self.methods, **methods}, samples=samples)
+        left_out = {
+            name: why
+            for name, why in {**self.dataset.left_out, **new.dataset.left_out}.items()
+            if name not in set(samples)
+        }
+        dataset = replace(self.dataset, records=new.dataset.records, left_out=left_out, masks=new.dataset.masks)
+        return replace(self, dataset=dataset, methods={**self.methods, **methods}, samples=samples)
 
 
 _MAY_LACK = ("methods.", "threads")
@@ -327,7 +345,7 @@ def plain(record: Any) -> dict[str, Any]:
     data = {
         one.name: _plain(getattr(record, one.name))
         for one in fields(record)
-        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) in (None, []))
+        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) in (None, [], {}))
     }
     return {**data, **record.more}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from cpam_bench.eval.analysis.leaderboard import origin_notes
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, interval, number
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, mean_interval, ranks
@@ -87,6 +88,8 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
     if not comparable:
         reading += " There is no difference between the two: they were not measured of comparable things."
+    # In the caption and not below it, since they decide what the numbers are of.
+    caption += "".join(f" {note[0].upper()}{note[1:]}." for note in origin_notes(scored))
     notes = [reading, *notes]
     if few:
         notes.append(f"{DAGGER}.")
@@ -111,7 +114,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
     run = scored.run
     clip, lpips = (scored.metrics[metric.name].scorer or "unknown" for metric in METRICS)
     parts = [
-        ("data set", f"{run.dataset.name} ({len(run.samples)} samples)", "IMBA (104 samples)"),
+        ("data set", f"{run.dataset.name} ({scored.count} samples)", "IMBA (104 samples)"),
         ("backbone", f"{run.backbone.name} ({run.backbone.resolution} px)", "SD 1.5"),
         ("steps", f"{run.steps}", "50"),
         ("CLIP", clip, "not named"),

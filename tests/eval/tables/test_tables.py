@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 from cpam_bench.cpam.editing import Capabilities
 from cpam_bench.eval.analysis.leaderboard import POCKET, leaderboard
 from cpam_bench.eval.commands.main import app
+from cpam_bench.eval.report.export import export
+from cpam_bench.eval.report.page import write_report
 from cpam_bench.eval.study.table3 import _runs_of
 from cpam_bench.eval.tables.published import PAPER, match, published
 from cpam_bench.eval.tables.table1 import table1
@@ -378,6 +380,24 @@ def test_the_papers_own_protocol_is_recognised(run: Path, tmp_path: Path) -> Non
         (tmp_path / name).write_bytes((run / name).read_bytes())
     caption = table2_beside(tmp_path).caption
     assert "Measured (agrees where the paper says)" in caption and "not comparable" not in caption
+
+
+def test_skipped_samples_and_whose_masks_stand_in_every_table(imba: Path, tmp_path: Path) -> None:
+    described = json.loads((imba / "run.json").read_text())
+    lost = {"ball-a-rugby-ball": "the image is missing", "data.json[9]": "no object"}
+    described["dataset"] |= {"records": 6, "left_out": lost, "masks": "from theirs (1a2b3c4d)"}
+    write_json(imba / "run.json", described)
+    board = leaderboard([imba])
+    said = "4 of 6 samples: left out are ball-a-rugby-ball (the image is missing), data.json[9] (no object)"
+    assert "IMBA data set (4 of 6 samples)" in board.title
+    assert board.notes[:2] == ["masks: from theirs (1a2b3c4d)", said]
+    caption = table2_beside(imba).caption
+    assert f"Masks: from theirs (1a2b3c4d). {said}." in caption and "IMBA (4 of 6 samples)" in caption
+    page = write_report([imba], tmp_path / "report").read_text()
+    assert said in page and "IMBA, 4 of 6 samples" in page
+    export(imba, tmp_path / "export")
+    assert "left out are ball" in (tmp_path / "export" / "README.md").read_text()
+    assert json.loads((tmp_path / "export" / "run.json").read_text())["dataset"]["left_out"] == lost
 
 
 def test_two_editors_of_one_title_are_both_not_matched() -> None:
