@@ -351,11 +351,11 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
             shown: dict[str, Callable[[Path], None]] = {}
             with contextlib.suppress(UserError):  # without its task a sample has no source, and its edits all the same
                 store, task = scored.task(sample)
-                shown = {"source": functools.partial(_copy, store.read_source, task)}
+                shown = {"source": functools.partial(write_picture, store.read_source, task)}
                 if task.mask_sha256:
                     shown["region"] = functools.partial(_region, store, task)
                 if task.truth_sha256:
-                    shown["truth"] = functools.partial(_copy, store.read_truth, task)
+                    shown["truth"] = functools.partial(write_picture, store.read_truth, task)
             files = {what: str(folder / f"{what}.webp") for what in shown}
             jobs += [pool.submit(make, place / files[what]) for what, make in shown.items()]
             pictures = []
@@ -366,7 +366,7 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
                 file, message = "", (edit.error or "") if edit else _damage(row, sample)
                 if edit and edit.status == "ok":
                     file = str(folder / f"{order[row.name]:03d}.webp")
-                    jobs.append(pool.submit(_copy, row.store.read_picture, edit, place / file))
+                    jobs.append(pool.submit(write_picture, row.store.read_picture, edit, place / file))
                 values = [
                     _value(found.get((row.name, sample, metric.name), math.nan), math.nan, math.nan, metric.digits)
                     for metric in metrics
@@ -401,7 +401,12 @@ def _damage(row: ScoredRow, sample: str) -> str:
     return ""
 
 
-def _copy(read: Callable[[Any], Image.Image | None], record: Any, target: Path) -> None:
+def write_picture(read: Callable[[Any], Image.Image | None], record: Any, target: Path) -> None:
+    """Write a picture of the store as the page shows it; nothing where there is none.
+
+    Raises:
+        Damaged: it is not the one that its record tells of.
+    """
     if picture := read(record):
         _write(picture.convert("RGB"), target, quality=QUALITY)
 

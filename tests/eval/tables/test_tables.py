@@ -25,7 +25,7 @@ from cpam_bench.eval.analysis.leaderboard import POCKET, leaderboard
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.report.export import export
 from cpam_bench.eval.report.page import write_report
-from cpam_bench.eval.study.table3 import _runs_of
+from cpam_bench.eval.study.table3 import runs_of
 from cpam_bench.eval.tables.published import PAPER, match, published
 from cpam_bench.eval.tables.table1 import table1
 from cpam_bench.eval.tables.table2 import table2_beside
@@ -466,9 +466,9 @@ def test_a_studys_folder_says_what_was_edited(tmp_path: Path) -> None:
 
     made = make_run(tmp_path / "run", ["cpam", "masactrl"], 2)
     design.init([made], tmp_path / "study", 2, 2)
-    assert "; data set scenes, backbone none" in _runs_of(tmp_path / "study")
+    assert "; data set scenes, backbone none" in runs_of(tmp_path / "study")
     made.rename(tmp_path / "elsewhere")
-    assert "no longer there" in _runs_of(tmp_path / "study")
+    assert "no longer there" in runs_of(tmp_path / "study")
 
 
 # misuse ---------------------------------------------------------------------------------------------------------------
