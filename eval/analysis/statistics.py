@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are asked for
 from numpy.typing import ArrayLike
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -60,8 +60,8 @@ def mean_interval(
     if np.all(data == data[0]):  # the answer is known, and scipy would warn of a degenerate distribution
         return Estimate(mean, mean, mean, len(data))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
+        warnings.simplefilter("error", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
             (data,),
             np.mean,
             n_resamples=resamples,
@@ -110,12 +110,12 @@ def paired_difference(
 
 def ranks(values: Sequence[float], higher: bool) -> list[int]:
     """1 for the best; ties share.  ``higher`` says that large values are good."""
-    return [int(rank) for rank in stats.rankdata([-value if higher else value for value in values], method="min")]
+    return [int(rank) for rank in scipy.stats.rankdata([-value if higher else value for value in values], method="min")]
 
 
 def kendall_tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     """Kendall's tau-b and its p-value; NaN for fewer than two values."""
     if len(one) < 2:
         return math.nan, math.nan
-    result = stats.kendalltau(one, other)
+    result = scipy.stats.kendalltau(one, other)
     return float(result.statistic), float(result.pvalue)

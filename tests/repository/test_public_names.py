@@ -23,11 +23,10 @@ def private(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Attribute):
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             names = [] if own else [node.attr]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("setattr", "delattr", "object", "patch"):
             # monkeypatch.setattr(module, "_name", ...), patch.object(module, "_name"), setattr("package.module._name")
-            if node.func.attr in ("setattr", "delattr", "object", "patch"):
-                texts = [part.value for part in node.args if isinstance(part, ast.Constant)]
-                names = [str(text).rpartition(".")[2] for text in texts]
+            texts = [part.value for part in node.args if isinstance(part, ast.Constant)]
+            names = [str(text).rpartition(".")[2] for text in texts]
         yield from ((node.lineno, name) for name in names if _PRIVATE.fullmatch(name) and name not in ALLOWED)
 
 
