@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,17 @@ def origin_notes(scored: Scored) -> list[str]:
         whole = max((run.dataset.records or 0 for run in scored.runs), default=0)
         notes.append(f"{len(edited)} of {whole} samples: left out are {', '.join([*listed, *more])}")
     return notes
+
+
+def origin(scored: Scored) -> str:
+    """The same as sentences of a caption, a space before each."""
+    return "".join(f" {note[0].upper()}{note[1:]}." for note in origin_notes(scored))
+
+
+def shown_as(name: str, labels: Iterable[str]) -> str | None:
+    """The label by which a metric was measured: its name, or else the first with parameters, as PIE-Bench's are."""
+    found = [label for label in labels if label.partition(":")[0] == name]
+    return name if name in found else next(iter(found), None)
 
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
