@@ -113,7 +113,9 @@ def test_every_way_to_say_what_to_alter(edit: Any, way: tuple[str, ...], tmp_pat
         ((*BOX, "--mask-with", "/nowhere/sam"), "cannot be loaded"),
         (("--mask", "/nowhere/mask.png"), "does not exist"),
         (("--out", "picture.bmp"), "give a .png, a .jpg, or a folder"),
-        ((), "no mask"),
+        ((), "Give one of --mask FILE, --click X,Y"),
+        (("--mask", "WHOLE"), "nearly all of it"),
+        ((*BOX, "--steps", "1000"), "steps must be between 1 and 999"),
     ],
 )
 def test_misuse_is_one_message_and_exit_code_2(

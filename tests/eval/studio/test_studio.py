@@ -120,7 +120,7 @@ def test_an_edit_of_a_picture_that_was_replaced_meanwhile_is_dropped(studio: Stu
 
 
 def test_what_is_missing_is_said(studio: Studio, session: Session) -> None:
-    with pytest.raises(UserError, match="no mask"):
+    with pytest.raises(UserError, match="needs to know what to alter"):
         run(studio, session)
     with pytest.raises(UserError, match="did you mean cpam"):
         run(studio, session, "cpan")
