@@ -91,9 +91,9 @@ class Look:
             return
         try:
             sample.find_frame()
-        except UserError as error:
-            wrong, _, mend = str(error).removeprefix(f"sample {sample.id}: ").rpartition(". ")
-            yield self._problem(sample, "error", sample.image, wrong, mend)
+        except UserError:  # the files are whole, and mask and image of one size
+            what = "a square crop would lose a part of what is marked"
+            yield Problem("error", what, "Take --fit pad or squash, or --incomplete skip", sample.id)
 
     def _problem(self, sample: Sample, severity: Severity, file: object, what: str, mend: str) -> Problem:
         inside = isinstance(file, Path) and file.is_relative_to(self.root)

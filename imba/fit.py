@@ -84,11 +84,15 @@ class Frame:
             inside &= region
         if inside.all():
             return whole
-        width = max(1.0, SEAM * max(edges) / max(edited.size))
-        share = (distance_transform_edt(inside) / width).clip(0, 1)[..., None]
-        before = np.asarray(picture.convert("RGB"), dtype=np.float64)
-        mixed = (1 - share) * before + share * np.asarray(whole, dtype=np.float64)
-        return Image.fromarray(mixed.round().astype(np.uint8))
+        depth = distance_transform_edt(inside)
+        # In a narrow region half of the way to its middle, so that the edit shows there whole.
+        width = max(1.0, min(SEAM * max(edges) / max(edited.size), depth.max() / 2))
+        made, after = np.array(picture.convert("RGB")), np.asarray(whole)
+        made[depth >= width] = after[depth >= width]
+        fading = (depth > 0) & (depth < width)
+        share = depth[fading, None] / width
+        made[fading] = ((1 - share) * made[fading] + share * after[fading]).round().astype(np.uint8)
+        return Image.fromarray(made)
 
 
 def find(size: tuple[int, int], fit: Fit, marked: np.ndarray | None = None, whose: str = "the picture") -> Frame:
@@ -119,8 +123,8 @@ def find(size: tuple[int, int], fit: Fit, marked: np.ndarray | None = None, whos
         tall, wide = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
         if max(tall, wide) > edge:
             raise UserError(
-                f"{whose}: what is marked is {wide} x {tall} pixels, and a crop of {width} x {height} is {edge} an edge:"
-                " a part of it would be lost. Take --fit pad or squash"
+                f"{whose}: what is marked is {wide} x {tall} pixels, and a crop of {width} x {height} is {edge} an"
+                " edge: a part of it would be lost. Take --fit pad or squash"
             )
         left = min(max(0, (int(columns[0] + columns[-1]) + 1 - edge) // 2), width - edge)
         top = min(max(0, (int(rows[0] + rows[-1]) + 1 - edge) // 2), height - edge)

@@ -102,14 +102,15 @@ def edit(
     way: --mask, --click and --box, --polygon, --stroke, or --select. Coordinates are pixels of the picture, x to the
     right and y down.
     """
-    from cpam_bench.eval.methods import from_file, registry
+    from cpam_bench.eval.methods import from_file as method_files
+    from cpam_bench.eval.methods import registry
     from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
     from cpam_bench.imba.pictures import read_picture, to_rgb, upright
     from cpam_bench.imba.problems import shown
 
     # Everything that can be wrong without a model comes first.
-    given = [from_file.give(text) for text in method_file or []]
+    given = [method_files.give(text) for text in method_file or []]
     wanted = [*([method] if method else given[:1] or ["cpam"]), *split(compare)]
     editors = dict(registry.make(label) for label in wanted)
     names = operations.split(mask_ops)

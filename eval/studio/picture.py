@@ -208,16 +208,23 @@ def side_by_side(
     ``raw`` shows the squares that the model has seen and made, and not the whole pictures.
     """
     frame = sample.find_frame()
-    before = source.image if raw else to_rgb(sample.open_image())
+    before = source.image if raw else _small(to_rgb(sample.open_image()))
     titles, pictures = ["source"], [before]
     if source.mask is not None:
         titles.append("to alter")
         pictures.append(overlay(before, source.mask if raw else replace(sample, fit="squash").read_mask()))
     for label, result in results.items():
-        shown = result.image if raw else result.whole
+        shown = result.image if raw else _small(result.whole)
         titles.append(label)
         pictures.append(shown)
         if target_masks and result.target_mask is not None:
             titles.append(f"{label}: M_t")
             pictures.append(overlay(shown, result.target_mask if raw else frame.spread(result.target_mask)))
     return sheet(titles, [(pictures, f"{sample.kind}: {sample.target_prompt}")])
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """A picture as large as a sheet can use: what is drawn over it is drawn at that size."""
+    small = picture.copy()
+    small.thumbnail((1024, 1024))
+    return small
