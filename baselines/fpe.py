@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import Capabilities, parameter
-from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter
+from cpam_bench.cpam.sampling import Branch
+from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/alibaba/EasyNLP, diffusion/FreePromptEditing"
@@ -37,7 +37,7 @@ class SelfAttentionControl(AttentionControl):
 
 
 @dataclass(frozen=True)
-class FPE:
+class FPE(BesideSource):
     """FPE as its authors edit real pictures, in layers of at most 32x32 of 64x64 tokens: half the latents' edge."""
 
     name: ClassVar[str] = "fpe"
@@ -57,6 +57,14 @@ class FPE:
         "edit_real.ipynb, ref_intermediate_latents",
     )
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))
-        return denoise_sources([source], [sample], [control], guidance=self.guidance, follow=self.trajectory)[0]
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+        return [
+            Branch(
+                source.trajectory,
+                sample.target_prompt,
+                self.guidance,
+                SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2)),
+                follow=self.trajectory,
+            )
+            for sample, source in zip(samples, sources, strict=True)
+        ]

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
 from cpam_bench.cpam.preservation import Region, from_source, region
-from cpam_bench.cpam.sampling import SOURCE
-from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.cpam.sampling import SOURCE, Branch
+from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 
 REPOSITORY = "github.com/TencentARC/MasaCtrl"
@@ -55,7 +54,7 @@ class MutualControl(AttentionControl):
 
 
 @dataclass(frozen=True)
-class MasaCtrl:
+class MasaCtrl(BesideSource):
     """MasaCtrl with the inversion's trajectory as its source branch, which its notebook names as the better way.
 
     The notebook itself denoises the source on its own: ``trajectory=false``.
@@ -77,14 +76,17 @@ class MasaCtrl:
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        return self.edit_many([sample], [source], [seed])[0]
-
-    def edit_many(
-        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
-    ) -> list[Image.Image]:
-        controls = [self.control(sample, source) for sample, source in zip(samples, sources, strict=True)]
-        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls, follow=self.trajectory)
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+        return [
+            Branch(
+                source.trajectory,
+                sample.target_prompt,
+                self.guidance,
+                self.control(sample, source),
+                follow=self.trajectory,
+            )
+            for sample, source in zip(samples, sources, strict=True)
+        ]
 
     def control(self, sample: Sample, source: Source) -> MutualControl:
         """What MasaCtrl does inside attention for a sample."""

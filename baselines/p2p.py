@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
@@ -16,10 +15,9 @@ from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.cpam.attention import AttentionControl, layers, quarter_stages
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_caption
 from cpam_bench.cpam.inversion import invert
-from cpam_bench.cpam.sampling import SOURCE, TEXT
-from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.sampling import SOURCE, TEXT, Branch
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -145,7 +143,7 @@ class PromptControl(AttentionControl):
 
 
 @dataclass(frozen=True)
-class P2P:
+class P2P(BesideSource):
     """Prompt-to-Prompt beside the source's guided sampling, which an inversion leads back to the source.
 
     ``inversion`` says how.  ``null-text`` optimises the null prompt of each step (Mokady et al. 2023).
@@ -212,48 +210,47 @@ class P2P:
     blend_start: float = parameter(0.2, "share of the steps before blending", f"{NULL_TEXT}, LocalBlend, start_blend")
     blend_threshold: float = parameter(0.3, "cut of the scaled attention, in [0, 1]", f"{NULL_TEXT}, LocalBlend, th")
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        """Invert, lead back, edit.
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+        """Invert, and lead back.
 
         Raises:
-            UserError: the sample has no caption, its words cannot be replaced, or the backbone cannot be blended in.
+            UserError: a sample has no caption, its words cannot be replaced, or the backbone cannot be blended in.
         """
-        return source.backbone.decode(self.latents(sample, source))
-
-    def latents(self, sample: Sample, source: Source) -> Tensor:
-        """The edited z_0, (1, C, h, w) float32."""
-        backbone, steps, caption = source.backbone, source.steps, source_caption(sample)
-        control = self.control(
-            backbone,
-            source.latents,
-            caption,
-            sample.target_prompt,
-            steps,
-            object_prompt=sample.object_prompt,
-            annotated=sample.edited_words,
-        )
-        pivot = invert(backbone, source.latents, steps, caption)
-        path, follow = pivot, True
-        negative: str | Sequence[Tensor] = ""
+        backbone, steps = sources[0].backbone, sources[0].steps
+        captions = [source_caption(sample) for sample in samples]
+        controls = [
+            self.control(
+                backbone,
+                source.latents,
+                caption,
+                sample.target_prompt,
+                steps,
+                object_prompt=sample.object_prompt,
+                annotated=sample.edited_words,
+            )
+            for sample, source, caption in zip(samples, sources, captions, strict=True)
+        ]
+        latents = torch.cat([source.latents for source in sources])
+        paths = invert(backbone, latents, steps, captions).split()
+        follow = True
+        negatives: Sequence[str | Sequence[Tensor]] = [""] * len(samples)
         if self.inversion == "negative-prompt":
             # The source lane has the caption: guided away from the caption too, it is denoised as if without guidance.
-            negative, follow = caption, self.trajectory
+            negatives, follow = captions, self.trajectory
         elif self.inversion == "null-text" or not self.trajectory:
             inner_steps = self.inner_steps if self.inversion == "null-text" else 0
             led = invert_null_text(
-                backbone, pivot, caption, guidance=self.guidance, inner_steps=inner_steps, epsilon=self.epsilon
+                backbone, paths, captions, guidance=self.guidance, inner_steps=inner_steps, epsilon=self.epsilon
             )
-            path, negative = pivot if self.trajectory else led.trajectory, led.embeddings
-        return denoise(
-            backbone,
-            path,
-            sample.target_prompt,
-            guidance=self.guidance,
-            control=control,
-            follow=follow,
-            source_prompt=caption,
-            negative=negative,
-        )
+            negatives = [one.embeddings for one in led]
+            if not self.trajectory:
+                paths = [one.trajectory for one in led]
+        return [
+            Branch(path, sample.target_prompt, self.guidance, control, follow, caption, negative)
+            for sample, path, control, caption, negative in zip(
+                samples, paths, controls, captions, negatives, strict=True
+            )
+        ]
 
     def control(
         self,

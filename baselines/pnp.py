@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from PIL import Image
+import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl, layers
-from cpam_bench.cpam.editing import Capabilities, parameter, source_caption
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_caption
 from cpam_bench.cpam.inversion import Trajectory, invert
-from cpam_bench.cpam.sampling import SOURCE, retrace
-from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.sampling import SOURCE, Branch, retrace
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -65,7 +64,7 @@ class InjectingControl(AttentionControl):
 
 
 @dataclass(frozen=True)
-class PnP:
+class PnP(BesideSource):
     """PnP beside an inversion of its own, in 999 steps as its authors', of which the sampling takes its levels.
 
     The inversion counts as this method's time; with ``inversion_steps=0`` it is the one that all methods share.
@@ -106,36 +105,34 @@ class PnP:
         if self.inversion_steps < 0:
             raise ValueError("inversion_steps is 0 or more")
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """See :class:`InjectingControl`.
 
         Raises:
-            UserError: the backbone has no attention in its decoder, the sample has no caption and one is asked for, or
+            UserError: the backbone has no attention in its decoder, a sample has no caption and one is asked for, or
                 the inversion's steps pass over one of the sampling's.
         """
-        return source.backbone.decode(self.latents(sample, source))
-
-    def latents(self, sample: Sample, source: Source) -> Tensor:
-        """The edited z_0, (1, C, h, w) float32."""
-        backbone, steps = source.backbone, source.steps
-        control = InjectingControl(backbone.unet, int(self.attention * steps), int(self.features * steps))
-        prompt = source_caption(sample) if self.caption else ""
-        path = self.inverted(source, prompt)
+        backbone, steps = sources[0].backbone, sources[0].steps
+        prompts = [source_caption(sample) if self.caption else "" for sample in samples]
+        paths = self.inverted(sources, prompts)
         if not self.trajectory:
-            path = retrace(backbone, path, prompt)
-        return denoise(
-            backbone,
-            path,
-            sample.target_prompt,
-            guidance=self.guidance,
-            control=control,
-            negative=self.negative_prompt,
-        )
+            paths = retrace(backbone, Trajectory.together(paths), prompts).split()
+        return [
+            Branch(
+                path,
+                sample.target_prompt,
+                self.guidance,
+                InjectingControl(backbone.unet, int(self.attention * steps), int(self.features * steps)),
+                negative=self.negative_prompt,
+            )
+            for sample, path in zip(samples, paths, strict=True)
+        ]
 
-    def inverted(self, source: Source, prompt: str) -> Trajectory:
-        """The inversion under a prompt, at the levels of the run's steps."""
-        steps = self.inversion_steps or source.steps
-        if steps == source.steps and not prompt:
-            return source.trajectory
-        path = invert(source.backbone, source.latents, steps, prompt)
-        return path.thinned(source.backbone.schedule(source.steps))
+    def inverted(self, sources: Sequence[Source], prompts: Sequence[str]) -> list[Trajectory]:
+        """The inversion of each under its prompt, at the levels of the run's steps."""
+        backbone, run_steps = sources[0].backbone, sources[0].steps
+        steps = self.inversion_steps or run_steps
+        if steps == run_steps and not any(prompts):
+            return [source.trajectory for source in sources]
+        paths = invert(backbone, torch.cat([source.latents for source in sources]), steps, prompts)
+        return paths.thinned(backbone.schedule(run_steps)).split()

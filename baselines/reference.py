@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
 from cpam_bench.cpam.inversion import Trajectory
-from cpam_bench.cpam.sampling import reconstruct
-from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.cpam.sampling import Branch, reconstruct
+from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 
 
@@ -52,7 +52,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(BesideSource):
     """The target prompt from the inverted noise with no control: what the prompt alone does."""
 
     name: ClassVar[str] = "ddim"
@@ -63,13 +63,11 @@ class DDIM:
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
-        return self.edit_many([sample], [source], [seed])[0]
-
-    def edit_many(
-        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
-    ) -> list[Image.Image]:
-        return denoise_sources(sources, samples, guidance=self.guidance)
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+        return [
+            Branch(source.trajectory, sample.target_prompt, self.guidance)
+            for sample, source in zip(samples, sources, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,6 @@ class DDIMPaste(DDIM):
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True, mask_control=True)
     needs_mask: ClassVar[bool] = True
 
-    def edit_many(
-        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
-    ) -> list[Image.Image]:
-        masks = [source_mask(sample, source) for sample, source in zip(samples, sources, strict=True)]
-        edits = super().edit_many(samples, sources, seeds)
-        return [
-            Image.composite(edit, source.image, Image.fromarray(mask.astype(np.uint8) * 255))
-            for edit, source, mask in zip(edits, sources, masks, strict=True)
-        ]
+    def finished(self, picture: Image.Image, sample: Sample, source: Source) -> Image.Image:
+        mask = Image.fromarray(source_mask(sample, source).astype(np.uint8) * 255)
+        return Image.composite(picture, source.image, mask)

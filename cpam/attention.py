@@ -7,6 +7,7 @@ change what other parts of the UNet give out, what the target starts from, and i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,38 +54,57 @@ class AttentionControl:
         return target
 
 
-class Together(AttentionControl):
-    """The controls of several samples that are edited at once, each on the lanes of its own sample.
+Lanes = slice | Tensor
+"""Which lanes of a batch: a slice, or their positions, int (lanes,)."""
 
-    Lanes are ordered by what they are and then by sample: all sources, all null targets, all targets with a prompt.
-    Controls that change features outside attention cannot be joined.
+
+class Together(AttentionControl):
+    """The controls of several targets that are denoised in one batch, each on lanes of its own.
+
+    A control sees its source's lane and its target's two, as if they were alone.  Targets of one source share its lane:
+    so none may change what the source's lane gives out.
+
+    Args:
+        controls: of the targets that have one.
+        lanes: of each of them: source, null, text.
+        plain: lanes that no control acts on, int (lanes,), or None.
     """
 
-    def __init__(self, controls: Sequence[AttentionControl]):
-        self.controls = controls
+    def __init__(self, controls: Sequence[AttentionControl], lanes: Sequence[Lanes], plain: Tensor | None = None):
+        self.controls, self.plain = list(zip(controls, lanes, strict=True)), plain
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        output = torch.empty_like(q)
-        for lanes, control in self._each():
+        output = self._plain(q, k, v)
+        for control, lanes in self.controls:
             output[lanes] = control.self_attention(q[lanes], k[lanes], v[lanes], layer)
         return output
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        output = torch.empty_like(q)
-        for lanes, control in self._each():
+        output = self._plain(q, k, v)
+        for control, lanes in self.controls:
             output[lanes] = control.cross_attention(q[lanes], k[lanes], v[lanes], layer)
         return output
 
-    def start(self, noise: Tensor) -> Tensor:
-        return torch.cat([control.start(noise[lanes]) for lanes, control in self._each()])
+    def features(self, unet: Any) -> Mapping[Module, Callable[[Tensor], Tensor]]:
+        changes: dict[Module, list[tuple[Lanes, Callable[[Tensor], Tensor]]]] = {}
+        for control, lanes in self.controls:
+            for module, change in control.features(unet).items():
+                changes.setdefault(module, []).append((lanes, change))
+        return {module: functools.partial(_on_lanes, parts) for module, parts in changes.items()}
 
-    def after_step(self, source: Tensor, target: Tensor) -> Tensor:
-        return torch.cat([control.after_step(source[lanes], target[lanes]) for lanes, control in self._each()])
+    def _plain(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        output = torch.empty_like(q)
+        if self.plain is not None:
+            output[self.plain] = scaled_dot_product_attention(q[self.plain], k[self.plain], v[self.plain])
+        return output
 
-    def _each(self) -> Iterator[tuple[slice, AttentionControl]]:
-        for index, control in enumerate(self.controls):
-            control.step = self.step
-            yield slice(index, None, len(self.controls)), control
+
+def _on_lanes(changes: Sequence[tuple[Lanes, Callable[[Tensor], Tensor]]], output: Tensor) -> Tensor:
+    """What a module gives out (lanes, ...), some of its lanes changed."""
+    changed = output.clone()
+    for lanes, change in changes:
+        changed[lanes] = change(output[lanes])
+    return changed
 
 
 class _Processor:

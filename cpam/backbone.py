@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.nn.functional import interpolate
 from transformers.utils import logging as transformers_logging
 
 from cpam_bench.cpam.finite import Watch
-from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.errors import UserError
 
 NAMES: dict[str, str] = {
@@ -109,9 +110,10 @@ class Backbone:
         resolution = size * pipeline.vae_scale_factor
         return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds, resize)
 
-    @property
+    @functools.cached_property
     def is_pocket(self) -> bool:
-        return self.name == "pocket"
+        """Whether it is the small embedded model, told by its weights, whatever it is called."""
+        return self.name == "pocket" or are_pocket(self.fingerprint.values())
 
     @property
     def unet(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cpam_bench.cpam.sampling import Branch, sample_together
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.common.labels import parameter as parameter  # editors declare their fields by it
 from cpam_bench.imba.errors import UserError
@@ -97,6 +99,35 @@ class ReadsFiles(Protocol):
     def inputs(self, sample: Sample) -> dict[str, Any]:
         """Their names and hashes as JSON values; stored with each edit."""
         ...
+
+
+class BesideSource(ABC):
+    """An editor that denoises a target beside its source: what it does to a sample is a :class:`Branch`.
+
+    The branches of several samples, and of several such editors, can be sampled in one batch
+    (:func:`cpam_bench.cpam.sampling.sample_together`).
+    """
+
+    @abstractmethod
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+        """What is done to each sample; arguments as of ``edit``."""
+
+    def finished(self, picture: Image.Image, sample: Sample, source: Source) -> Image.Image:
+        """What becomes of a branch's picture."""
+        return picture
+
+    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        return self.edit_many([sample], [source], [seed])[0]
+
+    def edit_many(
+        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        backbone = sources[0].backbone
+        latents = sample_together(backbone, self.branches(samples, sources, seeds))
+        return [
+            self.finished(backbone.decode(one), sample, source)
+            for one, sample, source in zip(latents, samples, sources, strict=True)
+        ]
 
 
 def source_mask(sample: Sample, source: Source) -> np.ndarray:

@@ -16,13 +16,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.devices import choose_device
-from cpam_bench.cpam.editing import Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import Shape, target_mask
 from cpam_bench.cpam.preservation import Region, preserve, region
 from cpam_bench.cpam.refinement import Refinement, enlarge
 from cpam_bench.cpam.removal import Hole
-from cpam_bench.cpam.source import Source, denoise_sources
+from cpam_bench.cpam.sampling import Branch, sample_together
+from cpam_bench.cpam.source import Source
 from cpam_bench.imba.common.labels import close, require_types
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Fit, Kind
@@ -103,7 +104,7 @@ class PreservingControl(AttentionControl):
 
 
 @dataclass(frozen=True)
-class CPAM:
+class CPAM(BesideSource):
     """CPAM as an editor; the defaults are the paper's.
 
     ``preservation`` and ``localization`` are the switches of the ablation (Figure 6).  The region M_t follows from the
@@ -158,30 +159,23 @@ class CPAM:
     def __post_init__(self) -> None:
         require_types(self)
 
-    def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """Algorithm 1.
 
         Raises:
-            UserError: the sample has no mask or an empty one.
+            UserError: a sample has no mask or an empty one.
         """
-        return self.edit_many([sample], [source], [seed])[0]
-
-    def edit_many(
-        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
-    ) -> list[Image.Image]:
-        """Algorithm 1 on several samples at once."""
-        return self._edit_many(samples, sources, seeds)[0]
+        each = zip(samples, sources, seeds, strict=True)
+        return [self._branch(sample, source, self.control(sample, source, seed)) for sample, source, seed in each]
 
     def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
         """The edited image and the last target mask M_t, bool (resolution, resolution), refined if it is so."""
-        images, controls = self._edit_many([sample], [source], [seed])
-        return images[0], controls[0].mask_target.cpu().numpy()
+        control = self.control(sample, source, seed)
+        latents = sample_together(source.backbone, [self._branch(sample, source, control)])[0]
+        return source.backbone.decode(latents), control.mask_target.cpu().numpy()
 
-    def _edit_many(
-        self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]
-    ) -> tuple[list[Image.Image], list[PreservingControl]]:
-        controls = [self.control(*each) for each in zip(samples, sources, seeds, strict=True)]
-        return denoise_sources(sources, samples, guidance=self.guidance, controls=controls), controls
+    def _branch(self, sample: Sample, source: Source, control: PreservingControl) -> Branch:
+        return Branch(source.trajectory, sample.target_prompt, self.guidance, control)
 
     def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
         """What CPAM does inside attention for a sample."""

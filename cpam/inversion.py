@@ -58,17 +58,20 @@ class Trajectory:
         return Trajectory([torch.cat(latents) for latents in levels], trajectories[0].schedule)
 
 
-def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "") -> Trajectory:
+def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | Sequence[str] = "") -> Trajectory:
     """Deterministic DDIM inversion (Section 5.1) of latents (B, C, h, w), one denoiser evaluation a step and sample.
 
     The release evaluates null against null under classifier-free guidance: twice the work for the same result.
     As there, the noise at level t is predicted from the latents one level below.
 
+    Args:
+        prompt: what it is conditioned on, or that of each sample.
+
     Raises:
         NotFinite: the latents are NaN or infinite; the message names the step.
     """
     schedule = backbone.schedule(steps)
-    embedding = backbone.embed(prompt).expand(len(latents), -1, -1)
+    embedding = embed_each(backbone, prompt, len(latents))
     latents = latents.float()
     path = [latents]
     watch = Watch("inversion")
@@ -79,3 +82,10 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str = "
         watch.see(latents)
     watch.check()
     return Trajectory(path, schedule)
+
+
+def embed_each(backbone: Backbone, prompt: str | Sequence[str], samples: int) -> Tensor:
+    """One prompt for all samples, or that of each -> embeddings (samples, tokens, D)."""
+    if isinstance(prompt, str):
+        return backbone.embed(prompt).expand(samples, -1, -1)
+    return torch.cat([backbone.embed(one) for one in prompt])

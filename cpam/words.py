@@ -32,8 +32,8 @@ THRESHOLD = 0.55
 """Cut of the scaled attention; with it the masks of pocket objects are best (``cpam-bench data masks-check``)."""
 
 FOUND = 0.4
-"""Least :func:`evidence` with which the pocket backbone is taken to find what words name.  Of 32 objects that are in the
-embedded benchmark's pictures all have it (0.47 at least), of 96 names of others a third."""
+"""Least :func:`evidence` with which the pocket backbone is taken to find what words name.  Of 32 objects that are in
+the embedded benchmark's pictures all have it (0.47 at least), of 96 names of others a third."""
 
 LEVELS = (150, 250, 350, 450, 550, 650, 750)
 """Noise levels of training at which evidence is looked for."""
@@ -72,8 +72,8 @@ def select(
             latents.
 
     Raises:
-        UserError: there are no words, or the pocket backbone finds nothing of what they name.  Attention is somewhere for
-            any words, and for other backbones it is not known how much evidence is enough.
+        UserError: there are no words, or the pocket backbone finds nothing of what they name.  Attention is somewhere
+            for any words, and for other backbones it is not known how much evidence is enough.
     """
     if not words.strip():
         raise UserError("name what to look for in words")
@@ -81,8 +81,8 @@ def select(
     latents = backbone.encode(backbone.fit(image))
     if backbone.is_pocket and (seen := evidence(backbone, latents, prompt)) < FOUND:
         raise UserError(
-            f"the pocket backbone finds no “{words}” in the picture (evidence {seen:.2f}, and {FOUND:g} is asked for); it"
-            f" knows {', '.join(OBJECTS)}. Click on the object, draw around it, or take --mask-with {CLIPSEG}"
+            f"the pocket backbone finds no “{words}” in the picture (evidence {seen:.2f}, and {FOUND:g} is asked for);"
+            f" it knows {', '.join(OBJECTS)}. Click on the object, draw around it, or take --mask-with {CLIPSEG}"
         )
     after_start = range(1, backbone.token_ids(prompt).shape[1])
     edge = backbone.unet.config.sample_size

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cpam_bench.imba.checks import Look, words
 from cpam_bench.imba.common.files import encode_png
-from cpam_bench.imba.common.hashes import digest
+from cpam_bench.imba.common.hashes import are_pocket, digest
 from cpam_bench.imba.common.labels import canonical
 from cpam_bench.imba.common.remote import fetch
 from cpam_bench.imba.errors import UserError
@@ -80,8 +80,8 @@ class Dataset:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether the images are rendered scenes: the embedded benchmark, or other tasks on them."""
-        return self.name == "pocket" or (self.root / MARK).is_file()
+        """Whether the images are rendered scenes: the embedded benchmark or a copy of it, or other tasks on them."""
+        return self.name == "pocket" or are_pocket([self.fingerprint]) or (self.root / MARK).is_file()
 
     @property
     def is_imba(self) -> bool:

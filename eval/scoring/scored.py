@@ -14,6 +14,7 @@ import pandas as pd
 from cpam_bench.eval.store.derived import check
 from cpam_bench.eval.store.records import Edit, Measured, Method, Protocol, Run, Task, load, parse
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.common.hashes import are_pocket
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import Damaged, UserError
 
@@ -121,8 +122,13 @@ class Scored:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether small embedded parts were used anywhere, whose numbers are never to be set beside the paper's."""
-        return any(store.run.is_pocket for store in self.stores)
+        """Whether small embedded parts were used anywhere, whose numbers are never to be set beside the paper's.
+
+        The pocket CLIP, which knows drawn scenes, is such a part where it has scored photographs too.
+        """
+        clip = self.metrics.get("clip_score")
+        scorer = clip is not None and are_pocket([clip.weights_sha256])
+        return scorer or any(store.run.is_pocket for store in self.stores)
 
     @property
     def metrics(self) -> dict[str, Protocol]:

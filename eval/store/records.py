@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cpam_bench.imba.sample import Altered, Kind
+from cpam_bench.imba.common.hashes import are_pocket
+from cpam_bench.imba.kinds import Altered, Kind
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,12 @@ class Run:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether data or backbone are the small embedded ones, not to be set beside the paper's numbers."""
-        return self.dataset.pocket or self.backbone.pocket
+        """Whether data or backbone are the small embedded ones, not to be set beside the paper's numbers.
+
+        Runs of early versions have noted that by the name alone; the hashes also tell it of copies.
+        """
+        hashes = [self.dataset.fingerprint, *self.backbone.weights.values()]
+        return self.dataset.pocket or self.backbone.pocket or are_pocket(hashes)
 
     def differences(self, new: Run) -> list[str]:
         """What would make edits come out otherwise, as ``key: old -> new``; methods and samples may be added freely."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+POCKET = Path(__file__).parents[1] / "data" / "pocket-hashes.json"
+"""Hashes of everything that has shipped as pocket, in this version and in earlier ones."""
 
 
 def digest(path: Path) -> str | None:
@@ -28,3 +34,18 @@ def weights_hash(module: Any) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def are_pocket(digests: Iterable[str | None]) -> bool:
+    """Whether one of these hashes is of the small embedded parts, wherever they lie and whatever they are called.
+
+    Args:
+        digests: of weights as :func:`weights_hash` has them in any dtype, or a data set's fingerprint.
+    """
+    return not _pocket().isdisjoint(digests)
+
+
+@functools.cache
+def _pocket() -> frozenset[str]:
+    known = json.loads(POCKET.read_text(encoding="utf-8"))
+    return frozenset(digest for part, digests in known.items() if part != "what" for digest in digests)

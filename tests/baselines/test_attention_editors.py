@@ -25,8 +25,9 @@ from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.baselines.p2p import P2P
 from cpam_bench.baselines.pnp import InjectingControl, PnP
 from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import BesideSource
 from cpam_bench.cpam.inversion import Trajectory, invert
-from cpam_bench.cpam.sampling import sample
+from cpam_bench.cpam.sampling import sample, sample_together
 from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 
@@ -59,6 +60,10 @@ class Known:
 
     def __init__(self, backbone: Backbone, latents: Tensor):
         self.backbone, self.latents, self.steps = backbone, latents, STEPS
+
+
+def edited_latents(editor: BesideSource, sample: Any, source: Any) -> Tensor:
+    return sample_together(source.backbone, editor.branches([sample], [source], [0]))[0]
 
 
 # straight lines ------------------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_pnp_inverts_on_its_own(settings: dict[str, Any], backbone: Backbone, la
     prompt = SOURCE if editor.caption else ""
     fine = editor.inversion_steps == 25
     path = finely_inverted(backbone, latents) if fine else inverted(backbone, latents, prompt)
-    ours = editor.inverted(source, prompt).latents[::-1]  # type: ignore[arg-type]
+    ours = editor.inverted([source], [prompt])[0].latents[::-1]  # type: ignore[list-item]
     assert all(distance(one, other) < 1e-4 for one, other in zip(ours, path, strict=True))
     if not editor.trajectory:  # its source is where z_T leads back to
         embedding, path = embedded(backbone, prompt), path[:1]
@@ -206,7 +211,7 @@ def test_pnp_inverts_on_its_own(settings: dict[str, Any], backbone: Backbone, la
         negative=editor.negative_prompt,
     )
     task = make_sample(source_prompt=SOURCE, target_prompt=REFINED)
-    assert distance(editor.latents(task, source), straight) < 1e-4  # type: ignore[arg-type]
+    assert distance(edited_latents(editor, task, source), straight) < 1e-4
 
 
 def test_pnp_by_default_passes_every_level(backbone: Backbone) -> None:
@@ -216,7 +221,7 @@ def test_pnp_by_default_passes_every_level(backbone: Backbone) -> None:
 def test_pnp_refuses_an_inversion_that_passes_over_a_level(backbone: Backbone, latents: Tensor) -> None:
     source = Known(backbone, latents)
     with pytest.raises(UserError, match="passes over level 201"):
-        PnP(inversion_steps=3).inverted(source, "")  # type: ignore[arg-type]
+        PnP(inversion_steps=3).inverted([source], [""])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("until", [4, 0])
@@ -280,7 +285,7 @@ def null_texts(backbone: Backbone, path: list[Tensor], inner_steps: int, epsilon
 def test_null_text_inversion(epsilon: float, evaluations: int, backbone: Backbone, latents: Tensor) -> None:
     pivot = invert(backbone, latents, STEPS, SOURCE)
     start = backbone.evaluations
-    ours = invert_null_text(backbone, pivot, SOURCE, guidance=GUIDANCE, inner_steps=3, epsilon=epsilon)
+    ours = invert_null_text(backbone, [pivot], [SOURCE], guidance=GUIDANCE, inner_steps=3, epsilon=epsilon)[0]
     assert backbone.evaluations - start == evaluations
     embeddings, end = null_texts(backbone, inverted(backbone, latents, SOURCE), 3, epsilon)
     for one, other in zip(ours.embeddings, embeddings, strict=True):
@@ -293,7 +298,7 @@ def test_null_text_leads_guided_sampling_back(backbone: Backbone, latents: Tenso
     pivot = invert(backbone, latents, STEPS, SOURCE)
     missed = []
     for inner_steps in (0, 5):
-        null = invert_null_text(backbone, pivot, SOURCE, guidance=GUIDANCE, inner_steps=inner_steps)
+        null = invert_null_text(backbone, [pivot], [SOURCE], guidance=GUIDANCE, inner_steps=inner_steps)[0]
         missed.append((null.trajectory.latents[0] - latents).norm())
     assert missed[1] < 0.9 * missed[0]
 
@@ -301,7 +306,7 @@ def test_null_text_leads_guided_sampling_back(backbone: Backbone, latents: Tenso
 def test_null_text_inversion_under_inference_mode(backbone: Backbone, latents: Tensor) -> None:
     def end() -> Tensor:
         pivot = invert(backbone, latents, STEPS, SOURCE)
-        return invert_null_text(backbone, pivot, SOURCE, inner_steps=2).trajectory.latents[0]
+        return invert_null_text(backbone, [pivot], [SOURCE], inner_steps=2)[0].trajectory.latents[0]
 
     with torch.inference_mode():
         inside = end()
@@ -393,9 +398,9 @@ def straight_p2p(
 def test_p2p(prompt: str, settings: dict[str, Any], backbone: Backbone, latents: Tensor) -> None:
     editor = P2P(inner_steps=2, **settings)
     task = make_sample(source_prompt=SOURCE, target_prompt=prompt)
-    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    ours = edited_latents(editor, task, Known(backbone, latents))
     pivot = invert(backbone, latents, STEPS, SOURCE)
-    null = invert_null_text(backbone, pivot, SOURCE, guidance=GUIDANCE, inner_steps=2)
+    null = invert_null_text(backbone, [pivot], [SOURCE], guidance=GUIDANCE, inner_steps=2)[0]
     source, target = straight_p2p(backbone, editor, pivot.latents[::-1], prompt, null.embeddings)
     assert distance(ours, target) < 1e-4
     assert distance(target, source) > 1e-3
@@ -435,7 +440,7 @@ def test_p2p_on_other_inversions(settings: dict[str, Any], backbone: Backbone, l
     """DDIM, negative-prompt (Miyake et al.) and direct inversion (Ju et al.), with the source's lane guided as well."""
     editor = P2P(**settings)
     task = make_sample(source_prompt=SOURCE, target_prompt=REPLACED)
-    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    ours = edited_latents(editor, task, Known(backbone, latents))
     null = embedded(backbone, SOURCE if editor.inversion == "negative-prompt" else "")
     path = inverted(backbone, latents, SOURCE)
     source, target = straight_p2p(backbone, editor, path, REPLACED, [null] * STEPS)
@@ -458,11 +463,11 @@ def test_p2p_blends_by_chosen_words(
     task = make_sample(
         source_prompt=SOURCE, target_prompt=prompt, object_prompt="a red dog", edited_words=("of", "photo")
     )
-    ours = editor.latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    ours = edited_latents(editor, task, Known(backbone, latents))
     path, null = inverted(backbone, latents, SOURCE), embedded(backbone, "")
     _, target = straight_p2p(backbone, editor, path, prompt, [null] * STEPS, words)
     assert distance(ours, target) < 1e-4
-    otherwise = replace(editor, blend_by="difference").latents(task, Known(backbone, latents))  # type: ignore[arg-type]
+    otherwise = edited_latents(replace(editor, blend_by="difference"), task, Known(backbone, latents))
     assert distance(ours, otherwise) > 1e-3
 
 

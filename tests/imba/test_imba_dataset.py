@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from paths import POCKET
 from PIL import Image
 
 from cpam_bench.imba.dataset import Problem, load, require_complete, summarize, validate
@@ -320,6 +322,12 @@ def test_no_such_data_set() -> None:
 def test_another_folder_called_pocket_is_not_the_embedded_benchmark(tmp_path: Path) -> None:
     assert not load(dataset(tmp_path / "pocket", [record()])).is_pocket
     assert load("pocket").is_pocket
+
+
+def test_a_copy_of_the_embedded_benchmark_is_known(tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(POCKET)
+    shutil.copytree(POCKET, tmp_path / "copied")
+    assert load(tmp_path / "copied").is_pocket and load(tmp_path / "mine").name == "pocket"
 
 
 # ---------------------------------------------------------------------------------------------------- validating

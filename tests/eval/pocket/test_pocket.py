@@ -16,6 +16,8 @@ from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
 from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, training, unet, vae
 from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, example, examples, held_out, pixels, scene, trapezoid
 from cpam_bench.eval.pocket.vae import altered
+from cpam_bench.imba.common.hashes import are_pocket
+from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket import world
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, caption, render
@@ -189,6 +191,16 @@ def test_backbone_has_sd15s_layers(backbone: Backbone) -> None:
     names = list(backbone.unet.attn_processors)
     assert [sum(f".{kind}." in name for name in names) for kind in ("attn1", "attn2")] == [16, 16]
     assert backbone.resolution == 128 and backbone.is_pocket
+
+
+def test_pocket_parts_are_known_by_their_hashes_wherever_they_lie(backbone: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(WEIGHTS[0])
+    half = Backbone.load(str(tmp_path / "mine"), dtype="float16")
+    assert half.name != "pocket" and half.is_pocket
+    # Each alone: a new one of them has to be added to the list.
+    digests = [*backbone.fingerprint.values(), *half.fingerprint.values(), load_clip("pocket").weights_sha256]
+    assert all(are_pocket([digest]) for digest in [*digests, load("pocket").fingerprint])
+    assert not are_pocket(["a" * 64, None])
 
 
 def test_autoencoder_on_held_out_scenes(backbone: Backbone) -> None:

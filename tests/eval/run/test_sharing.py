@@ -15,14 +15,18 @@ from run_helpers import Brighten, FakeBackbone, described, editors, run_all, sam
 from test_executors import TINY, contents
 
 import cpam_bench.imba.dataset
+from cpam_bench.baselines.fpe import FPE
 from cpam_bench.baselines.masactrl import MasaCtrl
+from cpam_bench.baselines.null_text import invert_null_text
+from cpam_bench.baselines.p2p import P2P
+from cpam_bench.baselines.pnp import PnP
+from cpam_bench.baselines.reference import DDIM
 from cpam_bench.cpam import inversion
-from cpam_bench.cpam.attention import Together
 from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import BesideSource
 from cpam_bench.cpam.editor import CPAM
 from cpam_bench.cpam.inversion import Trajectory, invert
-from cpam_bench.cpam.sampling import reconstruct
-from cpam_bench.cpam.sampling import sample as denoise
+from cpam_bench.cpam.sampling import Branch, reconstruct, sample_together
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
@@ -37,6 +41,8 @@ from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.sample import Sample
 
 STEPS = 4
+NULL_TEXT_EPSILON = 0.0095
+"""With which null-text inversion stops after 2 and 4 of at most 4 optimisation steps of its first level."""
 
 
 @pytest.fixture(scope="module")
@@ -72,25 +78,80 @@ def test_inversion_and_reconstruction_together_are_those_of_each(backbone: Backb
     close(reconstruct(backbone, both), [reconstruct(backbone, source.trajectory) for source in sources])
 
 
-@pytest.mark.parametrize("editor", [CPAM(), CPAM(refine=True, normal_layers=0.5), MasaCtrl(step=1), None])
-def test_edits_together_are_those_of_each(
-    backbone: Backbone, data: cpam_bench.imba.dataset.Dataset, sources: list[Source], editor: Any
-) -> None:
-    def controls() -> list[Any]:
-        if isinstance(editor, CPAM):
-            return [editor.control(*each) for each in zip(data, sources, (1, 2, 3), strict=True)]
-        return [editor.control(*each) if editor else None for each in zip(data, sources, strict=True)]
+BESIDE: dict[str, BesideSource] = {
+    "cpam": CPAM(),
+    "refined": CPAM(refine=True, normal_layers=0.5),
+    "masactrl": MasaCtrl(step=1),
+    "on its own": MasaCtrl(step=1, trajectory=False),
+    "fpe": FPE(),
+    "pnp": PnP(inversion_steps=0),
+    "pnp, captioned": PnP(inversion_steps=8, caption=True, trajectory=False),
+    "p2p": P2P(inner_steps=2),
+    "negative prompt": P2P(inversion="negative-prompt", guidance=3.0),
+    "ddim": DDIM(guidance=5.0),
+}
 
-    prompts = [f"{sample.target_prompt} {i}" for i, sample in enumerate(data)]
-    alone = [
-        denoise(backbone, source.trajectory, prompt, control=control)
-        for source, prompt, control in zip(sources, prompts, controls(), strict=True)
-    ]
-    trajectory = Trajectory.together([source.trajectory for source in sources])
-    control = Together(controls()) if editor else None
-    together = denoise(backbone, trajectory, prompts, control=control)
-    close(together, alone)
+
+@pytest.fixture(scope="module")
+def tasks(data: cpam_bench.imba.dataset.Dataset) -> list[Sample]:
+    """Two, each with prompts of its own."""
+    both = data.samples[:2]
+    return [replace(s, target_prompt=f"a blue thing {i}", source_prompt=f"thing {i}") for i, s in enumerate(both)]
+
+
+@pytest.fixture(scope="module")
+def alone(backbone: Backbone, tasks: list[Sample], sources: list[Source]) -> dict[str, list[torch.Tensor]]:
+    return {
+        name: [
+            sample_together(backbone, editor.branches([sample], [source], [i]))[0]
+            for i, (sample, source) in enumerate(zip(tasks, sources, strict=False))
+        ]
+        for name, editor in BESIDE.items()
+    }
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_edits_together_are_those_of_each(
+    name: str, backbone: Backbone, tasks: list[Sample], sources: list[Source], alone: dict[str, list[torch.Tensor]]
+) -> None:
+    together = sample_together(backbone, BESIDE[name].branches(tasks, sources[:2], [0, 1]))
+    close(torch.cat(together), alone[name])
     assert not torch.allclose(together[0], together[1], rtol=0.1)  # so that a mix-up would show
+
+
+def test_methods_beside_one_source_share_its_lane(
+    backbone: Backbone, tasks: list[Sample], sources: list[Source], alone: dict[str, list[torch.Tensor]]
+) -> None:
+    branches = [branch for editor in BESIDE.values() for branch in editor.branches(tasks, sources[:2], [0, 1])]
+    before = backbone.evaluations
+    together = sample_together(backbone, branches)
+    # Of each sample the trajectory itself (five methods), it denoised on its own, those of PnP, of null-text inversion
+    # and of the negative prompt; and two lanes of every target.
+    assert backbone.evaluations - before == STEPS * 2 * (5 + 2 * len(BESIDE))
+    for index, name in enumerate(BESIDE):
+        close(torch.cat(together[2 * index : 2 * index + 2]), alone[name])
+
+
+def test_null_text_stops_for_each_sample_by_itself(
+    backbone: Backbone, tasks: list[Sample], sources: list[Source]
+) -> None:
+    prompts = [sample.source_prompt or "" for sample in tasks]
+    pivots = [invert(backbone, s.latents, STEPS, prompt) for s, prompt in zip(sources, prompts, strict=False)]
+    counts = []
+    for some in ([0], [1], [0, 1]):
+        before = backbone.evaluations
+        invert_null_text(
+            backbone, [pivots[i] for i in some], [prompts[i] for i in some], inner_steps=4, epsilon=NULL_TEXT_EPSILON
+        )
+        counts.append(backbone.evaluations - before)
+    assert counts[2] == counts[0] + counts[1]
+    assert counts[0] != counts[1]  # so that stopping together would show
+
+
+def test_targets_together_need_one_schedule(backbone: Backbone, sources: list[Source]) -> None:
+    short = invert(backbone, sources[0].latents, 2)
+    with pytest.raises(ValueError, match="one schedule"):
+        sample_together(backbone, [Branch(sources[0].trajectory, "a dog"), Branch(short, "a dog")])
 
 
 class Tiny:

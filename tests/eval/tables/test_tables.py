@@ -21,7 +21,7 @@ from study_runs import make_run
 from typer.testing import CliRunner
 
 from cpam_bench.cpam.editing import Capabilities
-from cpam_bench.eval.analysis.leaderboard import leaderboard
+from cpam_bench.eval.analysis.leaderboard import POCKET, leaderboard
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.study.table3 import _runs_of
 from cpam_bench.eval.tables.published import PAPER, match, published
@@ -29,6 +29,7 @@ from cpam_bench.eval.tables.table1 import table1
 from cpam_bench.eval.tables.table2 import table2_beside
 from cpam_bench.eval.tables.write import render
 from cpam_bench.imba.common.files import write_json, write_rows
+from cpam_bench.imba.common.hashes import POCKET as POCKET_HASHES
 from cpam_bench.imba.errors import UserError
 
 # As printed in the paper.
@@ -265,6 +266,24 @@ def test_what_cannot_be_compared_has_no_difference_and_an_order_of_three_no_tau(
     few = "– (n = 3: fewer than 5)"
     assert rows["Kendall's tau"] == ["", "", "", few, "", "", few]
     assert "†: an interval over fewer than 5 samples" in text
+
+
+@pytest.mark.parametrize("part", ["unet", "clip", "data"])
+def test_pocket_parts_under_another_name_are_marked_and_not_compared(imba: Path, part: str) -> None:
+    assert "difference" in table2_beside(imba).heads
+    digest = json.loads(POCKET_HASHES.read_text())[part][0]
+    file = imba / ("scores.json" if part == "clip" else "run.json")
+    said = json.loads(file.read_text())
+    if part == "unet":
+        said["backbone"] |= {"name": "/home/me/sd", "weights": {"unet": digest}}
+    elif part == "clip":
+        said["metrics"]["clip_score"]["weights_sha256"] = digest
+    else:
+        said["dataset"]["fingerprint"] = digest
+    write_json(file, said)
+    table, board = table2_beside(imba), leaderboard([imba])
+    assert "difference" not in table.heads and "Pocket: small models" in table.caption
+    assert board.title.startswith("pocket leaderboard") and board.notes[0] == POCKET
 
 
 def test_differences_and_ranks(imba: Path) -> None:
