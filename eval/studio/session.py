@@ -277,11 +277,11 @@ class Studio:
             editor = dataclasses.replace(editor, **has)  # type: ignore[type-var]
             editors[canonical(label.partition(":")[0], editor)] = editor
         mask = None if session.made is None else session.made.mask
+        sample = make_sample(picture, mask, prompt, kind=kind, object_prompt=object_prompt, retain=retain, fit=fit)
         if mask is None and (needing := [label for label, editor in editors.items() if registry.needs_mask(editor)]):
             raise UserError(
                 f"{needing[0]} needs to know what to alter; mark it first: click on it, draw it, or name it"
             )
-        sample = make_sample(picture, mask, prompt, kind=kind, object_prompt=object_prompt, retain=retain, fit=fit)
         with self.lock:
             source, results = edit(sample, self.backbone, editors, steps, seed, progress, spill)
         if session.number != number:

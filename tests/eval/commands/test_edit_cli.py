@@ -183,9 +183,14 @@ def test_the_models_square_on_request_and_what_may_spill(edit: Any, tmp_path: Pa
         assert np.array_equal(made[~marked], shown[~marked]) == bool(more)
 
 
-def test_a_large_mask_is_taken_where_it_is_meant(edit: Any, tmp_path: Path) -> None:
+def test_a_large_mask_is_taken_where_it_is_meant(edit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = ("--polygon", "0,0 128,0 128,128 0,128", "--large-mask")
     assert edit(*everything, "--out", tmp_path / "out")[0] == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for number, answer in enumerate((True, False)):
+        monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
+        code, _, said = edit(*everything[:2], "--steps", "1", "--out", tmp_path / str(number))
+        assert code == (0 if answer else 2) and ("nothing is edited" in said) != answer
 
 
 def test_a_method_out_of_a_file(edit: Any, tmp_path: Path) -> None:
