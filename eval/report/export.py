@@ -17,7 +17,7 @@ from cpam_bench.eval.metrics.metric import facts as facts_of
 from cpam_bench.eval.scoring.scored import COLUMNS, Row, Scored
 from cpam_bench.eval.store.records import Edit, Task, plain
 from cpam_bench.eval.store.store import Store, checked
-from cpam_bench.imba.common.files import write_atomic, write_json, write_rows
+from cpam_bench.imba.common.files import no_room, write_atomic, write_json, write_rows
 from cpam_bench.imba.common.folders import replacing
 from cpam_bench.imba.errors import UserError
 
@@ -207,6 +207,12 @@ def _write(
             for shard in range(shards):
                 path = place / "data" / f"{name}-{shard:05d}-of-{shards:05d}.parquet"
                 made.shard(shards, shard, contiguous=True).to_parquet(path, batch_size=100)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error  # it says no more than that there was one
+    except OSError as error:
+        if "disk space" in str(error):  # datasets looks before it begins, and raises without a number
+            raise no_room(place) from error
+        raise
     finally:
         if shown:
             datasets.enable_progress_bars()

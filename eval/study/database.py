@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,44 +85,53 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
-    """Open a study's file; autocommit, transactions are explicit.
+@dataclass(frozen=True)
+class Cause:
+    """Why a study's file cannot be used.
+
+    Attributes:
+        status: the HTTP status that says so.
+        what: for raters.
+        mend: for whoever runs the study.
+    """
+
+    status: int
+    what: str
+    mend: str
+
+
+_CAUSES = {
+    sqlite3.SQLITE_FULL: Cause(507, "the disk is full", "make room and try again"),
+    sqlite3.SQLITE_READONLY: Cause(503, "the study is read-only", "make its folder writable, or copy it to another"),
+    sqlite3.SQLITE_BUSY: Cause(
+        503, "another program holds the study's file", "end that program, or wait until it is done"
+    ),
+    sqlite3.SQLITE_IOERR: Cause(503, "the disk fails", "look at the disk"),
+    sqlite3.SQLITE_CORRUPT: Cause(500, "the study is damaged", "put back a copy of it"),
+    sqlite3.SQLITE_NOTADB: Cause(500, "this is not a study", "give the folder that `cpam-bench study init` made"),
+}
+_CAUSES[sqlite3.SQLITE_LOCKED] = _CAUSES[sqlite3.SQLITE_PROTOCOL] = _CAUSES[sqlite3.SQLITE_BUSY]
+_CAUSES[sqlite3.SQLITE_ERROR] = _CAUSES[sqlite3.SQLITE_NOTADB]  # it has not our tables
+_ROOM = 1 << 16  # bytes that SQLite needs beside the file before it can begin
+
+
+def cause(error: sqlite3.Error, path: Path) -> Cause:
+    """Why a study's file cannot be used.
 
     Args:
-        path: ``study.db`` or the folder that it is in.
-        read_only: never write, not even to recover.
-
-    Raises:
-        UserError: there is no study.
+        error: what SQLite said.
+        path: ``study.db``.
     """
-    if path.is_dir():
-        path = path / NAME
-    if not path.is_file():
-        raise UserError(f"no study at {path}: make one with `cpam-bench study init`")
-    uri = path.resolve().as_uri() + ("?mode=ro" if read_only else "?mode=rw")
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
-    try:
-        connection.execute("PRAGMA foreign_keys = ON")
-        if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("SELECT 1 FROM rating LIMIT 1").fetchone()
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise UserError(
-            f"{path} is not a study ({error}): give the folder that `cpam-bench study init` made"
-        ) from error
-    return connection
-
-
-def create(path: Path) -> sqlite3.Connection:
-    """A new, empty study file."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.executescript(SCHEMA)
-    return connection
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # above are details of the same error
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        # SQLite says no more where it cannot make the files that it needs beside its own.
+        if not os.access(path.parent, os.W_OK):
+            code = sqlite3.SQLITE_READONLY
+        elif shutil.disk_usage(path.parent).free < _ROOM:
+            code = sqlite3.SQLITE_FULL
+        else:
+            code = sqlite3.SQLITE_IOERR
+    return _CAUSES.get(code, _CAUSES[sqlite3.SQLITE_CORRUPT])
 
 
 @contextmanager
@@ -134,9 +145,78 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise DiskFull(f"the disk is full: {path} could not be written; make room and try again") from error
-        raise UserError(f"{path}: the study's file cannot be used ({error}); look whether it is whole") from error
+        found = cause(error, path)
+        words = f"{path}: {found.what} ({error}); {found.mend}"
+        raise (DiskFull(words) if found.status == 507 else UserError(words)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """As :func:`told`, and what is not as `init` wrote it is damaged.
+
+    Raises:
+        DiskFull, UserError: as :func:`told`.
+    """
+    try:
+        with told(path):
+            yield
+    except (ValueError, KeyError, TypeError) as error:  # a plan's errors and pandas' too
+        line = str(error).partition("\n")[0]
+        raise UserError(f"{path}: the study is damaged ({line}); put back a copy of it") from error
+
+
+def file_of(study: Path) -> Path:
+    """The file of a study, of which its folder may be given."""
+    return study / NAME if study.is_dir() else study
+
+
+def connect(path: Path, read_only: bool = False, patience: float = 10.0) -> sqlite3.Connection:
+    """Open a study's file; autocommit, transactions are explicit.
+
+    Args:
+        path: ``study.db`` or the folder that it is in.
+        read_only: never write, not even to recover.
+        patience: seconds to wait for another program that holds the file.
+
+    Raises:
+        DiskFull: there is no room.
+        UserError: there is no study, or it cannot be used.
+    """
+    path = file_of(path)
+    if not path.is_file():
+        raise UserError(f"no study at {path}: make one with `cpam-bench study init`")
+    with told(path):
+        if not read_only:
+            return _open(path, "mode=rw", patience)
+        try:
+            return _open(path, "mode=ro", patience)
+        except sqlite3.OperationalError as error:
+            # Even to read, SQLite makes files beside its own, which a full or read-only disk does not allow.  Where
+            # nothing is left in the log it can do without them.
+            log = path.with_name(f"{NAME}-wal")
+            if cause(error, path) is _CAUSES[sqlite3.SQLITE_BUSY] or _size(log):
+                raise
+            return _open(path, "mode=ro&immutable=1", patience)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _open(path: Path, mode: str, patience: float) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?{mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=patience)
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        if mode == "mode=rw":
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("SELECT 1 FROM rating LIMIT 1").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
@@ -145,15 +225,34 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # on a full disk SQLite has often rolled back itself
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
+
+
+@contextmanager
+def created(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new study file, filled by the block in one transaction; nothing is left in its log."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(SCHEMA)
+        with transaction(connection):
+            yield connection
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """What `init` noted: plan, seed, runs, counts."""
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+
+
+def pictures(connection: sqlite3.Connection) -> list[str]:
+    """The names of all files that are shown."""
+    query = "SELECT source FROM sample UNION SELECT outline FROM sample UNION SELECT file FROM picture"
+    return [str(name) for (name,) in connection.execute(query) if name is not None]
 
 
 def rater_of(connection: sqlite3.Connection, token: str) -> int | None:
@@ -272,34 +371,45 @@ def erase(folder: Path, label: str) -> int:
     taken out of ``links.csv``.  That a rater was erased is kept, as a count.
 
     Raises:
-        UserError: no such rater.
+        DiskFull: there is no room; the same command tries again.
+        UserError: no such rater, or the file cannot be written.
     """
-    connection = connect(folder)
+    path = file_of(folder)
+    connection = connect(path)
     try:
-        with transaction(connection):
-            row = connection.execute("SELECT id FROM rater WHERE label = ?", (label,)).fetchone()
-            if row is None:
-                known = ", ".join(name for (name,) in connection.execute("SELECT label FROM rater ORDER BY id"))
-                raise UserError(f"no rater {label!r} in {folder}: its raters are {known or 'all erased'}")
-            query = "SELECT count(*) FROM rating JOIN task ON task.id = rating.task WHERE rater = ?"
-            count = int(connection.execute(query, row).fetchone()[0])
-            connection.execute("DELETE FROM rater WHERE id = ?", row)
-            connection.execute(
-                "INSERT INTO meta VALUES ('erased', '1') "
-                "ON CONFLICT (key) DO UPDATE SET value = CAST(value + 1 AS TEXT)"
-            )
-        connection.execute("VACUUM")
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
+        with told(path):
+            count = _erase(connection, folder, label)
+        try:
+            connection.execute("VACUUM")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            held = "while the server is busy" if busy else ""
+        except sqlite3.Error as error:
+            held = f"since {cause(error, path).what}"
+        if held:
             raise UserError(
-                f"{label} is erased, but {NAME}-wal may hold old pages while the server is busy: stop it once, "
-                "which empties the file"
+                f"{label} is erased, but {NAME}-wal may hold old pages {held}: stop the server once, with room on the"
+                " disk, which empties the file"
             )
     finally:
         connection.close()
-    links = folder / LINKS
+    return count
+
+
+def _erase(connection: sqlite3.Connection, folder: Path, label: str) -> int:
+    row = connection.execute("SELECT id FROM rater WHERE label = ?", (label,)).fetchone()
+    if row is None:
+        known = ", ".join(name for (name,) in connection.execute("SELECT label FROM rater ORDER BY id"))
+        raise UserError(f"no rater {label!r} in {folder}: its raters are {known or 'all erased'}")
+    # The link first: if the rest fails, the same command does it again.
+    links = file_of(folder).with_name(LINKS)
     if links.is_file():
-        lines = links.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not line.startswith(f"{label},")]
-        write_atomic(links, "".join(kept).encode(), private=True)
+        lines = links.read_bytes().splitlines(keepends=True)
+        write_atomic(links, b"".join(line for line in lines if not line.startswith(f"{label},".encode())), private=True)
+    with transaction(connection):
+        query = "SELECT count(*) FROM rating JOIN task ON task.id = rating.task WHERE rater = ?"
+        count = int(connection.execute(query, row).fetchone()[0])
+        connection.execute("DELETE FROM rater WHERE id = ?", row)
+        connection.execute(
+            "INSERT INTO meta VALUES ('erased', '1') ON CONFLICT (key) DO UPDATE SET value = CAST(value + 1 AS TEXT)"
+        )
     return count

@@ -341,9 +341,8 @@ def init(
     with replacing(out, "study") as part, writing(out), database.told(out):
         part.chmod(0o700)  # what raters say is theirs
         (part / "media").mkdir()
-        connection = database.create(part / database.NAME)
         links: list[tuple[str, str]] = []
-        with database.transaction(connection):
+        with database.created(part / database.NAME) as connection:
             about = {
                 "plan": plan.model_dump(),
                 "seed": seed,
@@ -369,8 +368,6 @@ def init(
                         for position, (role, sample, shown) in enumerate(tasks(orders, rater, repeats, controls, seed))
                     ],
                 )
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
         lines = "".join(f"{rater},{link}\n" for rater, link in [("rater", "link"), *links])
         # Whoever holds a link can rate in its rater's place.
         write_atomic(part / database.LINKS, lines.encode(), private=True)

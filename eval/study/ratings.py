@@ -108,17 +108,16 @@ def read_study(folder: Path) -> Study:
     """Read what a study holds so far; the server may go on meanwhile."""
     connection = database.connect(folder, read_only=True)
     try:
-        return _read_study(connection)
-    except (sqlite3.Error, pd.errors.DatabaseError, ValueError, KeyError, TypeError) as error:  # a plan's errors too
-        line = str(error).partition("\n")[0]
-        raise UserError(f"{folder}: the study is damaged ({line}); put back a copy of it") from error
+        with database.reading(folder):
+            return _read_study(connection)
     finally:
         connection.close()
 
 
 def _read_study(connection: sqlite3.Connection) -> Study:
     about = database.meta(connection)
-    table = pd.read_sql_query(_QUERY, connection)
+    found = connection.execute(_QUERY)
+    table = pd.DataFrame(found.fetchall(), columns=[name for name, *_ in found.description])
     plan = Plan.model_validate(about["plan"])
     planned = connection.execute("SELECT count(*) FROM task WHERE role = 'edit'").fetchone()[0] * len(plan.questions)
     raters = connection.execute("SELECT count(*) FROM rater").fetchone()[0]

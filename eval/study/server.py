@@ -6,31 +6,43 @@ rater alone, and how far the rater is: no method, sample or file name, in neithe
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import sqlite3
 import threading
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpam_bench.eval.study import database
 from cpam_bench.eval.study.database import Refused, Task
 from cpam_bench.eval.study.design import Plan
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.errors import DiskFull, UserError
 
 _HERE = Path(__file__).parent
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BODY = 8192  # bytes that a request may have
+_LOCK = 0.25  # seconds to wait for another program that holds the file: all raters wait as long
+_REMIND = 60.0  # seconds until the log says again that the file cannot be used
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds that a request may take to arrive, its head and its body each."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -46,7 +58,10 @@ HEADERS = {
 
 
 class _Guard:
-    """Adds the headers to every response, and refuses a body that is too long or does not say how long it is."""
+    """Adds the headers to every response, and hands on a request once its body is here, whatever it says of its length.
+
+    A body that is too long or too slow is refused before anything else is looked at, and no more of it is read.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,12 +75,83 @@ class _Guard:
                 message["headers"] = headers.raw
             await send(message)
 
-        if scope["type"] == "http" and scope["method"] == "POST":
-            length = Headers(scope=scope).get("content-length", "")
-            if not length.isdigit() or int(length) > _BODY:
-                await Response(status_code=413)(scope, receive, send_guarded)
-                return
-        await self.app(scope, receive, send_guarded)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send_guarded)
+            return
+        body, status = bytearray(), 200
+        try:
+            async with asyncio.timeout(PATIENCE):
+                more = True
+                while more and len(body) <= _BODY:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            status = 408
+        if len(body) > _BODY:
+            status = 413
+        if status != 200:
+            await Response(status_code=status, headers={"Connection": "close"})(scope, receive, send_guarded)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send_guarded)
+
+
+class _Punctual(H11Protocol):
+    """Closes a connection on which no whole head of a request arrives in time."""
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._closing is None:
+            self._closing = self.loop.call_later(PATIENCE, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+
+class _Trouble:
+    """Tells the log why the study's file cannot be used: once, again every minute, and when it can be again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._now: tuple[str, float] | None = None
+
+    def begins(self, error: sqlite3.Error) -> database.Cause:
+        found = database.cause(error, self.path)
+        if self._now is None or self._now[0] != found.what or time.monotonic() - self._now[1] > _REMIND:
+            self._now = (found.what, time.monotonic())
+            log.error(
+                "%s: %s (%s); raters wait and keep what they answered; %s", self.path, found.what, error, found.mend
+            )
+        return found
+
+    def ends(self) -> None:
+        if self._now is not None:
+            self._now = None
+            log.warning("%s is written again", self.path)
 
 
 class _Strict(BaseModel):
@@ -94,20 +180,25 @@ def create_app(folder: Path) -> FastAPI:
     """The application over the study in `folder`.
 
     Raises:
-        UserError: there is no study, or it is damaged.
+        DiskFull, UserError: there is no study, or it cannot be used.
     """
-    connection = database.connect(folder)
+    connection = database.connect(folder, patience=_LOCK)
     # One connection behind a lock: a rating is some writes and one sync, and SQLite has one writer anyway.
     lock = threading.Lock()
+    trouble = _Trouble(database.file_of(folder))
+    media = trouble.path.with_name("media")
     try:
-        plan = Plan.model_validate(database.meta(connection)["plan"])
-    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        with database.reading(folder):
+            plan = Plan.model_validate(database.meta(connection)["plan"])
+            files = database.pictures(connection)
+        if gone := [file for file in files if not (media / file).is_file()]:
+            raise UserError(f"{media}: {len(gone)} of {len(files)} pictures are gone, such as {gone[0]}; put them back")
+    except (DiskFull, UserError):
         connection.close()
-        line = str(error).partition("\n")[0]
-        raise UserError(f"{folder}: the study is damaged ({line}); put back a copy of it") from error
-    media = folder / "media"
+        raise
     pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape())
     html = pages.get_template("rate.html").render(plan=plan)
+    words = pages.get_template("words.html")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
@@ -116,17 +207,41 @@ def create_app(folder: Path) -> FastAPI:
 
     app = FastAPI(title=plan.title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
 
+    def reply(request: Request, status: int, title: str, text: str = "") -> Response:
+        """Words for people where a browser shows what it gets, and else for the page."""
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(words.render(title=title, text=text), status)
+        return JSONResponse({"error": title}, status)
+
+    @app.exception_handler(HTTPException)
+    async def missing(request: Request, error: HTTPException) -> Response:
+        if error.status_code != 404:
+            return reply(request, error.status_code, error.detail)
+        return reply(
+            request,
+            404,
+            "This link opens no study",
+            "Look whether all of it was copied. If it was, ask whoever gave it to you for a new one.",
+        )
+
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
         return JSONResponse({"error": str(error)}, status_code=error.status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return JSONResponse({"error": "not an answer to this study"}, status_code=422)  # and no echo of what was sent
+        return reply(request, 422, "not an answer to this study")  # and no echo of what was sent
 
-    @app.exception_handler(sqlite3.OperationalError)
-    async def busy(request: Request, error: sqlite3.OperationalError) -> Response:
-        return JSONResponse({"error": "the study is busy, try again"}, status_code=503)
+    @app.exception_handler(sqlite3.Error)
+    async def unusable(request: Request, error: sqlite3.Error) -> Response:
+        found = trouble.begins(error)
+        safe = "Your ratings are safe up to here. Open your link again later."
+        return reply(request, found.status, found.what, safe)
+
+    @app.exception_handler(OSError)
+    async def unreadable(request: Request, error: OSError) -> Response:
+        log.error("%s cannot be read: %s", error.filename, error.strerror)
+        return reply(request, 500, "a picture of the study cannot be read")
 
     def rater(token: str) -> int:
         found = database.rater_of(connection, token) if _TOKEN.fullmatch(token) else None
@@ -171,6 +286,7 @@ def create_app(folder: Path) -> FastAPI:
         with lock:
             who = rater(token)
             stored = database.answer(connection, who, body.task, body.answers, body.seconds)
+            trouble.ends()
             return {"stored": stored, **state(token, who)}
 
     @app.post("/r/{token}/undo")
@@ -198,13 +314,30 @@ def create_app(folder: Path) -> FastAPI:
     return app
 
 
+def config(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> uvicorn.Config:
+    """How a study is served.
+
+    Raises:
+        DiskFull, UserError: there is no study, or it cannot be used.
+    """
+    # No access log: it would hold the personal links, and with them who rated when.
+    return uvicorn.Config(
+        create_app(folder),
+        host=host,
+        port=port,
+        http=_Punctual,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+    )
+
+
 def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve a study until interrupted.
 
     Raises:
-        UserError: there is no study, or it is damaged.
+        DiskFull, UserError: as :func:`config`.
     """
-    # No access log: it would hold the personal links, and with them who rated when.
-    uvicorn.run(
-        create_app(folder), host=host, port=port, access_log=False, server_header=False, log_level="warning", workers=1
-    )
+    with suppress(KeyboardInterrupt):  # it has ended well by then
+        uvicorn.Server(config(folder, host, port)).run()

@@ -58,7 +58,8 @@ def _runs_of(study: Path) -> str:
         return "; what was edited with which backbone is not in the file"
     connection = database.connect(study, read_only=True)
     try:
-        folders = [Path(folder) for folder in database.meta(connection)["runs"]]
+        with database.reading(study):
+            folders = [Path(folder) for folder in database.meta(connection)["runs"]]
     finally:
         connection.close()
     told = []

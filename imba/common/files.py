@@ -19,7 +19,6 @@ from PIL import Image
 from cpam_bench.imba.common.places import is_remote, put
 from cpam_bench.imba.errors import DiskFull, UserError
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PREFIX, _SUFFIX = ".cpam-bench-", ".part"
 
 
@@ -147,12 +146,22 @@ def writing(path: Path) -> Iterator[None]:
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise DiskFull(
-                f"the disk is full: {path} could not be written. What was finished before is safe;"
-                " make room and give the same command again to continue."
-            ) from error
+        if is_full(error):
+            raise no_room(path) from error
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room, or none left for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(path: Path) -> DiskFull:
+    """What is said where there is no room for a path."""
+    return DiskFull(
+        f"the disk is full: {path} could not be written. What was finished before is safe;"
+        " make room and give the same command again to continue."
+    )
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cpam_bench.imba.common.files import write_atomic, writing
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.common.files import is_full, no_room, write_atomic, writing
+from cpam_bench.imba.errors import DiskFull, UserError
 
 MARKER = ".cpam-bench"
 """The file that tells what made a folder, so that only such a folder is ever replaced."""
@@ -47,6 +47,12 @@ def replacing(folder: Path, kind: str) -> Iterator[Path]:
                 if (place / "old").exists():
                     (place / "old").rename(folder)
                 raise
+    except DiskFull as error:
+        raise no_room(folder) from error  # what lies in the new folder, nobody will find
+    except OSError as error:
+        if is_full(error):
+            raise no_room(folder) from error
+        raise
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -16,6 +16,7 @@ let since = 0; // when the picture began to be seen
 let seen = 0; // milliseconds that it was seen before the page was hidden
 
 function show(screen) {
+  $("undo").hidden = screen === "welcome"; // there is nothing to take back before the start
   for (const id of screens) $(id).hidden = id !== screen;
 }
 
@@ -29,6 +30,7 @@ const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 async function send(path, body) {
   for (let attempt = 0; ; attempt++) {
     let response = null;
+    let why = "";
     try {
       response = await fetch(base + path, body === undefined ? { cache: "no-store" } : {
         method: "POST",
@@ -40,6 +42,7 @@ async function send(path, body) {
         $("status").textContent = "";
         return reply;
       }
+      why = (await response.json()).error || "";
     } catch (error) {
       console.warn("no answer from the server", error);
     }
@@ -49,7 +52,9 @@ async function send(path, body) {
     }
     // Rated on another device meanwhile (or not understood): show what the study stands at.
     if (response && [409, 413, 422].includes(response.status)) return send("/state");
-    $("status").textContent = "Not saved yet, trying again…";
+    // What was answered stays here, and is sent until it is on disk.
+    const what = body === undefined ? "Not loaded yet" : "Not saved yet";
+    $("status").textContent = `${what}${why && `: ${why}`}. Your ratings are safe up to here; trying again…`;
     await wait(Math.min(500 * 2 ** attempt, 8000));
   }
 }

@@ -3,11 +3,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 from dataclasses import asdict, replace
 
 import pytest
 from run_helpers import Brighten, Noise, described, editors, picture, run_all, samples, square
+from small_disk import remount, small_disk
 
 from cpam_bench.eval.store import store as store_module
 from cpam_bench.eval.store.lock import locked
@@ -218,12 +218,7 @@ def test_write_atomic_names_what_else_is_wrong(tmp_path):
 
 def test_a_disk_that_fills_up(tmp_path):
     """A real one, where it can be had: a small tmpfs."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "160k") as disk:
         chosen = editors(Noise(), Noise(scale=40.0))
         with pytest.raises(DiskFull, match="make room"):
             run_all(disk / "run", chosen, samples(8))
@@ -232,13 +227,11 @@ def test_a_disk_that_fills_up(tmp_path):
         assert 0 < len(edits) < 16 and not damaged
         assert not list(disk.rglob(".cpam-bench-*"))
         kept = {edit.image_sha256 for edit in edits}
-        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        remount(disk, "size=4m")
         assert run_all(disk / "run", chosen, samples(8)) == []
         edits, damaged = Store.open(disk / "run").edits()
         assert len(edits) == 16 and not damaged
         assert kept <= {edit.image_sha256 for edit in edits}
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_rows_keep_every_digit(tmp_path):
