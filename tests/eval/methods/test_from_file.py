@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_helpers import method_file, run_all, samples
+from run_helpers import FakeBackbone, method_file, run_all, samples
 
+from cpam_bench.eval.audit.rerun import repeat
 from cpam_bench.eval.methods import from_file, registry
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
@@ -66,6 +67,8 @@ def test_a_run_is_gone_on_with_by_the_same_content_alone(tmp_path: Path) -> None
     assert str(tmp_path) not in (tmp_path / "run" / "run.json").read_text()
     registry.EDITORS.given.clear()
     from_file.give(f"{write(tmp_path, method_file() + '# better', 'other.py')}:Mine")
+    again = repeat(store, edit, FakeBackbone())
+    assert again.error == "other.py is not the file that made it: it has another content"
     with pytest.raises(UserError, match=r"methods\.mine\.method_file_sha256: \w{12} -> \w{12}"):
         run_all(tmp_path / "run", dict([registry.make("mine")]), samples(1))
 
