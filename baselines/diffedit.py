@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cpam_bench.cpam.backbone import ddim, noised
-from cpam_bench.cpam.editing import Capabilities, first_step, generator, latent_mask, parameter
+from cpam_bench.cpam.editing import Capabilities, LaneCount, first_step, generator, latent_mask, parameter
 from cpam_bench.cpam.sampling import guide
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
@@ -50,6 +50,9 @@ class DiffEdit:
                 raise ValueError(f"{name} is in (0, 1], not {getattr(self, name):g}")
         if self.maps < 1 or self.threshold_ratio <= 0:
             raise ValueError("maps is 1 or more, and threshold_ratio above 0")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=2 * (int(self.strength * steps) + (0 if self.masked else self.maps)))
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         backbone = source.backbone

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter
 from cpam_bench.cpam.sampling import Branch
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
@@ -56,6 +56,9 @@ class FPE(BesideSource):
         "direct inversion: take the source branch from the inversion at each step",
         "edit_real.ipynb, ref_intermediate_latents",
     )
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=3 * steps)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         return [

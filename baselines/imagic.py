@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from cpam_bench.baselines.pipelines import picture, pipeline, require_prediction
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Capabilities, generator, parameter
+from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, parameter
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 
@@ -71,6 +71,9 @@ class Imagic:
     def __post_init__(self) -> None:
         if self.embedding_steps < 0 or self.model_steps < 0:
             raise ValueError("embedding_steps and model_steps are 0 or more")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=2 * steps, trained=self.embedding_steps + self.model_steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         backbone, random = source.backbone, generator(seed)

@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled, layers, quarter_stages
 from cpam_bench.cpam.backbone import Backbone, Schedule, ddim, noised
-from cpam_bench.cpam.editing import Capabilities, generator, latent_mask, parameter
+from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, latent_mask, parameter
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -103,6 +103,9 @@ class LEditsPP:
     def __post_init__(self) -> None:
         if not (0 < self.threshold < 1 and 0 <= self.skip < 1):
             raise ValueError("threshold is in (0, 1), and skip in [0, 1)")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=3 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Invert, then denoise with the inversion's noises.

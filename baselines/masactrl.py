@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_mask
 from cpam_bench.cpam.preservation import Region, from_source, region
 from cpam_bench.cpam.sampling import SOURCE, Branch
 from cpam_bench.cpam.source import Source
@@ -75,6 +75,9 @@ class MasaCtrl(BesideSource):
         "playground_real.ipynb, ref_intermediate_latents (commented out there)",
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=3 * steps)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         return [

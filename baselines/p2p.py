@@ -15,7 +15,7 @@ from cpam_bench.baselines.maps import tokens_at, with_source_maps
 from cpam_bench.baselines.null_text import invert_null_text
 from cpam_bench.cpam.attention import AttentionControl, layers, quarter_stages
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_caption
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_caption
 from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.sampling import SOURCE, TEXT, Branch
 from cpam_bench.cpam.source import Source
@@ -209,6 +209,13 @@ class P2P(BesideSource):
     )
     blend_start: float = parameter(0.2, "share of the steps before blending", f"{NULL_TEXT}, LocalBlend, start_blend")
     blend_threshold: float = parameter(0.3, "cut of the scaled attention, in [0, 1]", f"{NULL_TEXT}, LocalBlend, th")
+
+    def lanes(self, steps: int) -> LaneCount:
+        plain, gradient = 4 * steps, 0  # its own inversion, and the edit
+        if self.inversion == "null-text" or (self.inversion == "ddim" and not self.trajectory):
+            plain += 2 * steps
+            gradient = self.inner_steps * steps if self.inversion == "null-text" else 0
+        return LaneCount(plain, gradient)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """Invert, and lead back.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
 from cpam_bench.cpam.backbone import Backbone, ddim
-from cpam_bench.cpam.editing import Capabilities, generator, parameter, source_caption
+from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
@@ -26,6 +26,7 @@ from cpam_bench.imba.sample import Sample
 REPOSITORY = "github.com/pix2pixzero/pix2pix-zero"
 INVERSION = f"{REPOSITORY}, src/utils/ddim_inv.py"
 EDITING = f"{REPOSITORY}, src/edit_real.py"
+PIE_BENCH = "github.com/cure-lab/PnPInversion, run_editing_pix2pix_zero.py"
 
 TEMPLATES = (
     "{}",
@@ -62,6 +63,9 @@ class Pix2PixZero:
     needs_caption: ClassVar[bool] = True
     reference: ClassVar[str] = f"Parmar et al., Zero-shot Image-to-Image Translation, SIGGRAPH 2023; {REPOSITORY}"
     capabilities: ClassVar[Capabilities] = Capabilities()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pie-bench": {"guidance": 7.5, "between": "prompts", "all_steps": True, "least_roll": 0, "shift": True}
+    }
 
     amount: float = parameter(0.1, "step of the cross-attention guidance", EDITING)
     guidance: float = parameter(5.0, "scale of classifier-free guidance", EDITING)
@@ -74,14 +78,44 @@ class Pix2PixZero:
         'JSON file {"source": [...], "target": [...]} of sentences, "{}" for the object; else templates',
         f"{REPOSITORY}, src/make_edit_direction.py",
     )
+    between: Literal["objects", "prompts"] = parameter(
+        "objects",
+        "what the direction leads between: a bank's sentences on the two objects, or the two prompts as they are",
+        f"src/make_edit_direction.py; prompts: {PIE_BENCH}",
+        later=True,
+    )
+    all_steps: bool = parameter(
+        False, "invert in the first and the last step too", f"{INVERSION}; true: {PIE_BENCH}", later=True
+    )
+    least_roll: int = parameter(
+        1, "smallest roll of the auto-correlation loss, 0 or 1", f"{INVERSION}; 0: {PIE_BENCH}", later=True
+    )
+    trajectory: bool = parameter(
+        False,
+        "direct inversion: take the source branch from the inversion at each step; needs all_steps",
+        PIE_BENCH,
+        later=True,
+    )
+    shift: bool = parameter(
+        False, "with trajectory: move the target by what puts the source back", f"true: {PIE_BENCH}", later=True
+    )
 
     def __post_init__(self) -> None:
+        if self.least_roll not in (0, 1):
+            raise ValueError("least_roll is 0 or 1")
+        if self.trajectory and not self.all_steps:
+            raise ValueError("trajectory=true needs all_steps=true: the inversion must have passed every step")
+        if self.bank and self.between == "prompts":
+            raise ValueError("between=prompts reads no bank")
         if self.bank:
             read_bank(self.bank)
 
     def inputs(self, sample: Sample) -> dict[str, str]:
         """Hash of the bank's file."""
         return {"bank_sha256": hashlib.sha256(Path(self.bank).read_bytes()).hexdigest()} if self.bank else {}
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=4 * steps - 2, gradient=2 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         """Invert under the caption, then denoise along the direction.
@@ -90,12 +124,18 @@ class Pix2PixZero:
             UserError: the sample has no caption, or the steps are too few to invert.
         """
         backbone, random, caption = source.backbone, generator(seed), source_caption(sample)
-        direction = self.direction(backbone, *objects(caption, sample.target_prompt))
-        noise = self.invert(backbone, backbone.encode(source.image, random), caption, source.steps, random)
-        return backbone.decode(self.denoise(backbone, noise, caption, direction, source.steps))
+        direction = self.direction(backbone, caption, sample.target_prompt)
+        path = self.invert(backbone, backbone.encode(source.image, random), caption, source.steps, random)
+        return backbone.decode(self.denoise(backbone, path, caption, direction, source.steps))
 
-    def direction(self, backbone: Backbone, before: str, after: str) -> Tensor:
-        """From one object to another: the mean of a bank's embeddings less the other's, (1, tokens, D)."""
+    def direction(self, backbone: Backbone, caption: str, prompt: str) -> Tensor:
+        """From what the caption names to what the prompt names, (1, tokens, D).
+
+        The mean of a bank's embeddings less that of the other's, or one prompt's embedding less the other's.
+        """
+        if self.between == "prompts":
+            return backbone.embed(prompt) - backbone.embed(caption)
+        before, after = objects(caption, prompt)
         banks = zip(read_bank(self.bank), (before, after), strict=True)
         source, target = (
             backbone.embed_each([sentence.replace("{}", thing) for sentence in bank]).mean(0, keepdim=True)
@@ -103,11 +143,14 @@ class Pix2PixZero:
         )
         return target - source
 
-    def invert(self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator) -> Tensor:
-        """z_0, (1, C, h, w) -> z_T, by DDIM under the caption with every noise estimate regularised (Section 3.1).
+    def invert(
+        self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator
+    ) -> list[Tensor]:
+        """z_0, (1, C, h, w) -> [z_0 ... z_T], by DDIM under the caption with regularised noise (Section 3.1).
 
         Of the run's steps the first and the last are left out, as in the authors' code: of 50, t = 21 ... 961 remain.
-        The noise predicted at t moves latents from level t - 1, at which z_0 is taken to be, to the next step's.
+        The noise predicted at t moves latents from level t - 1, at which z_0 is taken to be, to the next step's.  With
+        ``all_steps`` none is left out, and the last step ends at the last level of training.
 
         Args:
             random: draws the rolls of the regularisation.
@@ -116,39 +159,51 @@ class Pix2PixZero:
             UserError: no step remains.
         """
         alphas, embedding = backbone.alphas, backbone.embed(caption)
-        if steps < 3:
+        timesteps = backbone.schedule(steps).timesteps[::-1]
+        if not self.all_steps:
+            timesteps = timesteps[1:-1]
+        if not timesteps:
             raise UserError(f"Pix2Pix-Zero inverts without the first and the last step; take more --steps than {steps}")
-        stride = len(alphas) // steps
-        for timestep in reversed(backbone.schedule(steps).timesteps[1:-1]):
-            noise = self.regularise(backbone.predict(latents, timestep, embedding), random)
-            latents = ddim(latents, noise, alphas[timestep - 1], alphas[timestep - 1 + stride])
-        return latents
+        stride, last = len(alphas) // steps, len(alphas) - 1
+        path = [latents]
+        for timestep in timesteps:
+            noise = self.regularise(backbone.predict(path[-1], timestep, embedding), random)
+            path.append(ddim(path[-1], noise, alphas[timestep - 1], alphas[min(timestep - 1 + stride, last)]))
+        return path
 
     def regularise(self, noise: Tensor, random: torch.Generator) -> Tensor:
         """A noise estimate (1, C, h, w) led towards Gaussian white noise (Section 3.1)."""
         for _ in range(self.rounds):
             for _ in range(self.rolls if self.lambda_auto_correlation > 0 else 0):
-                gradient = gradient_of(lambda values: auto_correlation(values, random), noise)
+                gradient = gradient_of(lambda values: auto_correlation(values, random, self.least_roll), noise)
                 noise = noise - self.lambda_auto_correlation / self.rolls * gradient
             if self.lambda_kl > 0:
                 noise = noise - self.lambda_kl * gradient_of(divergence, noise)
         return noise
 
-    def denoise(self, backbone: Backbone, noise: Tensor, caption: str, direction: Tensor, steps: int) -> Tensor:
+    def denoise(
+        self, backbone: Backbone, path: Sequence[Tensor], caption: str, direction: Tensor, steps: int
+    ) -> Tensor:
         """z_T -> edited z_0, (1, C, h, w) float32: along the direction, held to the caption's attention (Section 3.3).
 
         The caption is the negative prompt as well, so that the source's own lane is one, and its maps are those of
         both.  It is denoised beside the target, and no map outlives its step.  Five evaluations a step, two of them
         with a gradient.
+
+        Args:
+            path: of :meth:`invert`, of which z_T is read, and with ``trajectory`` all.
         """
         described = backbone.embed(caption)
         wanted = described + direction
         control = MapsControl()
-        source = target = noise
+        source = target = path[-1]
         with controlled(backbone.unet, control):
-            for timestep, alpha, previous_alpha in backbone.schedule(steps).levels():
+            for step, (timestep, alpha, previous_alpha) in enumerate(backbone.schedule(steps).levels()):
                 control.task = "keep"
                 source = ddim(source, backbone.predict(source, timestep, described), alpha, previous_alpha)
+                strayed = torch.zeros_like(source)
+                if self.trajectory:
+                    strayed, source = path[-2 - step] - source, path[-2 - step]
                 control.task = "compare"
 
                 def distance(lanes: Tensor, timestep: int = timestep) -> Tensor:
@@ -162,6 +217,8 @@ class Pix2PixZero:
                 away, towards = backbone.predict(lanes, timestep, torch.cat([described, wanted])).chunk(2)
                 # As in the authors' code, the latents that go on are those of the lane without the direction.
                 target = ddim(lanes[:1], away + self.guidance * (towards - away), alpha, previous_alpha)
+                if self.shift:
+                    target = target + strayed
         return target
 
 
@@ -196,17 +253,17 @@ def gradient_of(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     return gradient
 
 
-def auto_correlation(noise: Tensor, random: torch.Generator) -> Tensor:
+def auto_correlation(noise: Tensor, random: torch.Generator, least: int = 1) -> Tensor:
     """How much a noise (1, C, h, w) is like itself elsewhere, a scalar.
 
-    For each channel and each scale of a pyramid down to 8x8, one random roll along each axis.  As in the newest version
-    of the authors' code a roll is never 0: that would be the noise's variance.
+    For each channel and each scale of a pyramid down to 8x8, one random roll along each axis, of ``least`` at least.
+    As in the newest version of the authors' code a roll is never 0 by default: that would be the noise's variance.
     """
     loss = torch.zeros((), device=noise.device)
     for channel in noise.split(1, dim=1):
         while True:
             edge = channel.shape[2]
-            roll = int(torch.randint(1, max(edge // 2, 2), (1,), generator=random))
+            roll = int(torch.randint(least, max(edge // 2, 2), (1,), generator=random))
             for axis in (2, 3):
                 loss = loss + (channel * channel.roll(roll, axis)).mean() ** 2
             if edge <= 8:

@@ -13,7 +13,7 @@ from torch.nn import Module
 from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl, layers
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_caption
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_caption
 from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.sampling import SOURCE, Branch, retrace
 from cpam_bench.cpam.source import Source
@@ -104,6 +104,11 @@ class PnP(BesideSource):
     def __post_init__(self) -> None:
         if self.inversion_steps < 0:
             raise ValueError("inversion_steps is 0 or more")
+
+    def lanes(self, steps: int) -> LaneCount:
+        own = self.inversion_steps or steps
+        inverted = 0 if own == steps and not self.caption else own
+        return LaneCount(plain=inverted + (3 if self.trajectory else 4) * steps)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """See :class:`InjectingControl`.

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_mask
 from cpam_bench.cpam.inversion import Trajectory
 from cpam_bench.cpam.sampling import Branch, reconstruct
 from cpam_bench.cpam.source import Source
@@ -26,6 +26,9 @@ class Identity:
     reference: ClassVar[str] = "the source image, resized as every editor sees it"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount()
+
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return source.image
 
@@ -39,6 +42,9 @@ class Reconstruction:
     edits: ClassVar[bool] = False
     reference: ClassVar[str] = "DDIM inversion, Song et al., ICLR 2021"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return self.edit_many([sample], [source], [seed])[0]
@@ -62,6 +68,9 @@ class DDIM(BesideSource):
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=2 * steps)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         return [

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cpam_bench.cpam.backbone import ddim, noised
-from cpam_bench.cpam.editing import Capabilities, first_step, generator, parameter
+from cpam_bench.cpam.editing import Capabilities, LaneCount, first_step, generator, parameter
 from cpam_bench.cpam.sampling import guide
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
@@ -38,6 +38,9 @@ class SDEdit:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength is in (0, 1], not {self.strength:g}")
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=2 * int(self.strength * steps))
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         backbone, random = source.backbone, generator(seed)

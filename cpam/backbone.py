@@ -25,6 +25,7 @@ from cpam_bench.imba.errors import UserError
 
 NAMES: dict[str, str] = {
     "pocket": str(Path(__file__).parent / "weights" / "pocket"),
+    "sd14": "CompVis/stable-diffusion-v1-4",
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 """Short names of backbones; anything else is a hub id or a folder in diffusers' layout."""
@@ -63,7 +64,7 @@ class Backbone:
     def load(
         cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32", resize: Resize = "bicubic"
     ) -> Backbone:
-        """Load ``pocket``, ``sd15``, a hub id, or a folder.
+        """Load ``pocket``, ``sd14``, ``sd15``, a hub id, or a folder.
 
         Raises:
             UserError: nothing loadable is found under the name, or it is no Stable Diffusion with one text encoder.

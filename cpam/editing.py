@@ -32,6 +32,21 @@ class Capabilities:
     fine_tuned: bool = False
 
 
+@dataclass(frozen=True)
+class LaneCount:
+    """How many latents the denoiser is shown for one edit.
+
+    Attributes:
+        plain: without a gradient.
+        gradient: with a gradient to latents or an embedding, through the backbone's own weights.
+        trained: with one to the weights of a float32 copy of the denoiser.
+    """
+
+    plain: int = 0
+    gradient: int = 0
+    trained: int = 0
+
+
 class Editor(Protocol):
     """An editing method: a frozen dataclass whose fields are its parameters.
 
@@ -52,7 +67,7 @@ class Editor(Protocol):
         cost: what an edit costs, in words, where that is many times what it is for others; may be left out.  A run
             says it before it begins.
 
-    What an editor may also do is :class:`EditsMany`, :class:`TellsMask` and :class:`ReadsFiles`.
+    What an editor may also do is :class:`EditsMany`, :class:`TellsMask`, :class:`TellsLanes` and :class:`ReadsFiles`.
     """
 
     name: ClassVar[str]
@@ -89,6 +104,15 @@ class TellsMask(Protocol):
 
     def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
         """What ``edit`` gives, and the last M_t, bool (h, w) at the latents' resolution."""
+        ...
+
+
+@runtime_checkable
+class TellsLanes(Protocol):
+    """An editor that tells what an edit costs before it is made, which the plan of ``cpam-bench reproduce`` reads."""
+
+    def lanes(self, steps: int) -> LaneCount:
+        """What the denoiser is shown for an edit in so many steps, at most, but for the inversion that all share."""
         ...
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.devices import choose_device
-from cpam_bench.cpam.editing import BesideSource, Capabilities, parameter, source_mask
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_mask
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import Shape, target_mask
 from cpam_bench.cpam.preservation import Region, preserve, region
@@ -158,6 +158,9 @@ class CPAM(BesideSource):
 
     def __post_init__(self) -> None:
         require_types(self)
+
+    def lanes(self, steps: int) -> LaneCount:
+        return LaneCount(plain=3 * steps)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """Algorithm 1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,12 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
     masks = {row.name: row.mask_read for row in scored.rows}
     paired = _paired(table, scored.scores, metrics)
     return Leaderboard(_title(scored), notes, table, paired, scored.references, known, masks)
+
+
+def shown_as(name: str, labels: Iterable[str]) -> str | None:
+    """The label by which a metric was measured: its name, or else the first with parameters, as PIE-Bench's are."""
+    found = [label for label in labels if label.partition(":")[0] == name]
+    return name if name in found else next(iter(found), None)
 
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:

@@ -59,7 +59,8 @@ def mean_interval(
         return Estimate(mean, float("nan"), float("nan"), len(data))
     if np.all(data == data[0]):  # the answer is known, and scipy would warn of a degenerate distribution
         return Estimate(mean, mean, mean, len(data))
-    with warnings.catch_warnings():
+    # A mean may be infinite, as of the PSNR of equal pictures; its standard error, which is not used, is then NaN.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("error", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
             (data,),

@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands import analyse, check, data, edit, methods, metrics, paper, pocket, run, share, study
+from cpam_bench.eval.commands import (
+    analyse,
+    check,
+    data,
+    doctor,
+    edit,
+    methods,
+    metrics,
+    paper,
+    pocket,
+    reproduce,
+    run,
+    share,
+    study,
+)
 from cpam_bench.eval.commands.terminal import say
 from cpam_bench.imba.errors import Damaged, DiskFull, UserError
 
@@ -30,10 +44,10 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make": (run.run, run.score, edit.edit, edit.studio),
     "Compare": (analyse.leaderboard, analyse.ablate, analyse.sensitivity, analyse.truth),
-    "The paper": (paper.table, paper.figure),
+    "The paper": (reproduce.reproduce, paper.table, paper.figure),
     "Trust": (check.status, check.verify, check.rerun),
     "Share": (share.report, share.export),
-    "What there is": (methods.methods, metrics.metrics, data.datasets),
+    "What there is": (doctor.doctor, methods.methods, metrics.metrics, data.datasets),
 }
 """The commands, by what one comes for."""
 

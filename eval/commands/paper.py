@@ -13,28 +13,32 @@ from cpam_bench.imba.errors import UserError
 
 
 def table(
-    number: Annotated[Literal["1", "2", "3"], typer.Argument(help="Which of the paper's tables.")],
+    number: Annotated[
+        Literal["1", "2", "3", "pie-bench"], typer.Argument(help="Which of the paper's tables, or that of PIE-Bench.")
+    ],
     folder: Annotated[
         Path | None,
         typer.Argument(
             parser=place,
             metavar="[RUN|STUDY]",
-            help="To show beside it: of Table 2 a scored run, of Table 3 a study (or a CSV file of ratings).",
+            help="To show beside it: of Table 2 and PIE-Bench a scored run, of Table 3 a study (or a CSV of ratings).",
         ),
     ] = None,
     format: Annotated[Literal["md", "csv", "latex"], typer.Option(help="Markdown, CSV, or LaTeX (booktabs).")] = "md",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead.", dir_okay=False)] = None,
     slice: Sliced = None,
 ) -> None:
-    """Print a table of the paper, with what was measured beside the published numbers.
+    """Print a table of the paper or of PIE-Bench, with what was measured beside the published numbers.
 
-    Table 1 always has beside it what the installed editors declare. Methods are matched by title, at their defaults.
+    Table 1 always has beside it what the installed editors declare. Methods are matched by title, at their defaults;
+    those of PIE-Bench by their labels, which the manual's page about its rows lists.
     """
     if slice and not (number == "2" and folder):
         raise UserError("--slice divides the samples of a run: give it with a run, as in: cpam-bench table 2 RUN")
     if number == "1" and folder:
         raise UserError("table 1 is about what methods can do and takes no folder; tables 2 and 3 take one")
     from cpam_bench.eval.study.table3 import table3
+    from cpam_bench.eval.tables.pie_bench import pie_bench, pie_bench_beside
     from cpam_bench.eval.tables.table1 import table1
     from cpam_bench.eval.tables.table2 import table2, table2_beside
     from cpam_bench.eval.tables.write import render
@@ -44,6 +48,8 @@ def table(
         made = table1()
     elif number == "2":
         made = table2_beside(folder, slice) if folder else table2()
+    elif number == "pie-bench":
+        made = pie_bench_beside(folder) if folder else pie_bench()
     else:
         made = table3(folder)
     text = render(made, format)

@@ -14,6 +14,7 @@ from PIL import Image
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.errors import Damaged, UserError
 from cpam_bench.imba.sample import Sample
 
@@ -54,10 +55,14 @@ def load(name: str, device: str = "cpu") -> Captioner:
 
     if name == "none":
         raise UserError("no captioner is wanted (--captioner none)")
+
+    def read(local: bool) -> tuple[Any, Any]:
+        model = AutoModelForImageTextToText.from_pretrained(name, local_files_only=local)
+        return model, AutoProcessor.from_pretrained(name, local_files_only=local)
+
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name)
-        processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        model, processor = hub.load(name, read)
+    except (UserError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
     return Captioner(name, model.to(device).eval(), processor)
 

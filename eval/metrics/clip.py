@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torchvision import transforms
 
 from cpam_bench.eval.metrics.dino import cannot_load
 from cpam_bench.eval.metrics.filters import Filter
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.errors import UserError
 
@@ -141,10 +143,11 @@ def load_clip(name: str = DEFAULT, device: str = "cpu") -> ClipScorer:
     config = get_pretrained_cfg(model_name, pretrained) if pretrained else None
     quick = bool(config and config.get("quick_gelu"))
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
-            model_name, pretrained, device=device, force_quick_gelu=quick
-        )
-        tokenizer = open_clip.get_tokenizer(model_name)
+        with _reached(model_name, config):
+            model, preprocess = open_clip.create_model_from_pretrained(
+                model_name, pretrained, device=device, force_quick_gelu=quick
+            )
+            tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip, the hub client and torch each raise their own
         logging.getLogger(__name__).debug("loading %s failed", name, exc_info=True)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -156,6 +159,22 @@ def load_clip(name: str = DEFAULT, device: str = "cpu") -> ClipScorer:
     model.eval().requires_grad_(False)
     length = int(getattr(tokenizer, "context_length", 0) or model.context_length)
     return ClipScorer(name, model, preprocess, tokenizer, torch.device(device), weights_hash(model), length)
+
+
+def _reached(model: str, config: Mapping[str, Any] | None) -> AbstractContextManager[None]:
+    """Weights that are here are taken without asking the hub; for others it is made sure that it answers.
+
+    Raises:
+        UserError: they are not here, and the hub does not answer.
+    """
+    repository = model.removeprefix("hf-hub:") if model.startswith("hf-hub:") else (config or {}).get("hf_hub", "")
+    if not repository:
+        return nullcontext()
+    repository = "/".join(repository.split("/")[:2])  # open_clip names the file behind it
+    if hub.snapshot(repository):
+        return hub.offline()
+    hub.require(repository)
+    return nullcontext()
 
 
 class _Transformers(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.errors import UserError
 
@@ -73,8 +74,13 @@ def load_dino(place: str, role: str, device: str = "cpu") -> Dino:
     """
     from transformers import ViTModel
 
+    def read(local: bool) -> Any:
+        return ViTModel.from_pretrained(
+            place, add_pooling_layer=False, torch_dtype=torch.float32, local_files_only=local
+        )
+
     try:
-        model = ViTModel.from_pretrained(place, add_pooling_layer=False, torch_dtype=torch.float32)
+        model = hub.load(place, read)
     except Exception as error:  # transformers, the hub client and safetensors each raise their own
         raise cannot_load(role, place, error) from error
     model = model.eval().requires_grad_(False).to(device)

@@ -26,7 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from PIL import Image
 
-from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard
+from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, shown_as
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
 from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
@@ -280,7 +280,8 @@ def _sliced(
     if len(blocks) < 2:
         return []
     grids = []
-    for metric in (facts(name) for name in SHOWN if name in set(scores["metric"])):
+    measured = list(scores["metric"].unique())
+    for metric in (facts(label) for name in SHOWN if (label := shown_as(name, measured))):
         mine = scores[scores["metric"] == metric.name]
         cells: dict[str, list[Value]] = {method.name: [] for method in methods}
         for samples in blocks.values():

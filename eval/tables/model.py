@@ -34,7 +34,7 @@ class Table:
     """A table before it is written in some format.
 
     Attributes:
-        number: in the paper.
+        number: in the paper, or the name of a table that is another's.
         caption: what it shows, and by which protocol.
         groups: (head, number of columns) over the columns after the first; empty for none.
         heads: of the columns, the first too.
@@ -43,7 +43,7 @@ class Table:
         data: the same as a plain table with all digits.
     """
 
-    number: int
+    number: int | str
     caption: str
     groups: list[tuple[str, int]]
     heads: list[str]

@@ -1,4 +1,4 @@
-"""The paper's own numbers, as it prints them: CSV files in ``eval/paper``."""
+"""The paper's own numbers and those of PIE-Bench, as they are printed: CSV files in ``eval/paper``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pandas as pd
 PAPER = Path(__file__).parents[1] / "paper"
 """Folder of the published tables; its README says where they come from."""
 
-CAPTIONS = {
+PIE_BENCH = "pie-bench"
+"""What names the table of PIE-Bench, which is not of the paper."""
+
+CAPTIONS: dict[int | str, str] = {
     1: "Functional comparison across editing methods. Local Edit: region-specific editing. Obj. Removal: ability to "
     "remove objects. Caption-Free: does not require the original image caption. Mask Ctrl: mask-based region control. "
     "Hi-Guidance: compatible with high classifier-free guidance scales. FT: fine-tuning method.",
@@ -18,8 +21,10 @@ CAPTIONS = {
     "(background) to evaluate background preservation. Imagic is the fine-tuning method (FT).",
     3: "User study results measuring participants' opinion (1: very bad, 6: very good) in rating image editing "
     "methods. Imagic is the fine-tuning method (FT).",
+    PIE_BENCH: "Inversions and editors on PIE-Bench (Ju et al. 2024), read off the picture in the README of"
+    " github.com/cure-lab/PnPInversion. SD 1.4 there, SD 1.5 for PnP.",
 }
-"""What the paper writes above its tables."""
+"""What the paper writes above its tables, and of which publication another is."""
 
 MARKING = {
     2: "In print 0.149 (CPAM) is underlined as the second best LPIPS; by the numbers it is 0.148 (DiffEdit), as here.",
@@ -27,12 +32,28 @@ MARKING = {
 }
 """Where the paper's own marks are not those of its numbers."""
 
-FILES = {1: "table1_capabilities.csv", 2: "table2_metrics.csv", 3: "table3_user_study.csv"}
+FILES: dict[int | str, str] = {
+    1: "table1_capabilities.csv",
+    2: "table2_metrics.csv",
+    3: "table3_user_study.csv",
+    PIE_BENCH: "pie_bench.csv",
+}
 
 
-def published(number: int) -> pd.DataFrame:
+def published(number: int | str) -> pd.DataFrame:
     """A published table: ``method`` and then its columns, as text, since the printed digits are part of it."""
     return pd.read_csv(PAPER / FILES[number], dtype=str)
+
+
+def installed(number: int) -> tuple[list[str], list[str]]:
+    """The editors of a published table's methods, fine-tuning ones last; and those of its methods that have none."""
+    from cpam_bench.eval.methods import registry
+
+    editors = {editor.title: (name, editor) for name, editor in registry.load_all()[0].items() if editor.edits}
+    paper = list(published(number)["method"])
+    found = [editors[method] for method in paper if method in editors]
+    found.sort(key=lambda one: one[1].capabilities.fine_tuned)
+    return [name for name, _ in found], [method for method in paper if method not in editors]
 
 
 def match(titles: Mapping[str, str], paper: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -6,38 +6,27 @@ methods at their defaults: another configuration is another method.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.numbers import DAGGER, FEW, interval, number
+from cpam_bench.eval.analysis.numbers import DAGGER, FEW
 from cpam_bench.eval.analysis.slices import Slice, slices
-from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, mean_interval, ranks
+from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
 from cpam_bench.eval.scoring.scored import Scored
+from cpam_bench.eval.tables.beside import Metric, compare
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.eval.tables.published import CAPTIONS, MARKING, lines, match, name, published
-
-LEAST = 5
-"""Methods that an order must have for a Kendall's tau to say anything."""
 
 _SD15 = {"sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"}
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A column of Table 2: its name in ``scores.csv``, its head, the digits that the paper prints, and its sense."""
-
-    name: str
-    title: str
-    digits: int
-    higher: bool
-
-
-METRICS = (Metric("clip_score", "CLIPScore ↑", 2, True), Metric("lpips_background", "LPIPS (background) ↓", 3, False))
+METRICS = (
+    Metric("clip_score", "clip_score", "CLIPScore ↑", 2, True),
+    Metric("lpips_background", "lpips_background", "LPIPS (background) ↓", 3, False),
+)
 
 
 def table2() -> Table:
@@ -152,40 +141,11 @@ def _beside(
     for metric in METRICS:
         printed = {str(row): float(value) for row, value in paper[metric.name].items()}
         found = {row: means[label][metric.name] for row, label in names.items() if label}
-        common = [row for row in printed if row in found and found[row].n]
-        there, here = [printed[row] for row in common], [found[row].mean for row in common]
-        placed = dict(
-            zip(common, zip(ranks(here, metric.higher), ranks(there, metric.higher), strict=True), strict=True)
-        )
-        tau, p = kendall_tau(there, here) if len(common) >= LEAST else (math.nan, math.nan)
-        of_paper = marked(printed, metric.digits, metric.higher)
-        of_run = marked({row: found[row].mean for row in found if names[row] in editing}, metric.digits, metric.higher)
+        competing = {row for row, label in names.items() if label in editing}
+        compared = compare(metric, names, printed, found, competing, comparable)
         for row in names:
-            estimate = found.get(row, Estimate(math.nan, math.nan, math.nan, 0))
-            value = printed.get(row, math.nan)
-            difference = estimate.mean - value if comparable else math.nan
-            rank, rank_published = placed.get(row, (None, None))
-            cell = of_run.get(row, Cell(number(estimate.mean, metric.digits)))
-            shown = interval(estimate.low, estimate.high, metric.digits, n=estimate.n)
-            rows[row] += [of_paper.get(row, Cell("–")), replace(cell, after=f" {shown}" if shown else "")]
-            if comparable:
-                rows[row].append(Cell(number(difference, metric.digits, sign=True)))
-            rows[row].append(Cell(f"{rank} ({rank_published})" if rank else "–"))
-            columns = {
-                "published": value,
-                "": estimate.mean,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
-                "difference": difference,
-                "rank": rank,
-                "rank_published": rank_published,
-                "tau": tau,
-                "tau_p": p,
-                "tau_methods": len(common),
-            }
-            records[row] |= {f"{metric.name}_{key}".rstrip("_"): entry for key, entry in columns.items()}
-        why = f", p = {p:.2f}" if not math.isnan(p) else f": fewer than {LEAST}" if len(common) < LEAST else ""
+            rows[row] += compared.cells[row]
+            records[row] |= compared.records[row]
         last += [Cell("")] * (3 if comparable else 2)
-        last.append(Cell(f"{number(tau, 2, sign=True)} (n = {len(common)}{why})"))
+        last.append(compared.tau)
     return [*rows.values(), last], list(records.values())

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,6 +59,9 @@ TYPES: dict[str, tuple[str, Kind]] = {
 
 STYLE = "9"
 """The type that is outside of CPAM's kinds: it is edited as a whole picture."""
+
+PLUS = "prompts=PIE-Bench++"
+"""The tag of the samples of PIE-Bench++, whose pictures are PIE-Bench's and whose prompts are not."""
 
 _PLUS = {"id", "image", "source_prompt", "target_prompt", "mask"}
 """Columns by which a Parquet file is known as PIE-Bench++."""
@@ -169,6 +172,12 @@ def parse_runs(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def are_of(tags: Iterable[Sequence[str]]) -> bool:
+    """Whether samples are PIE-Bench's own, by the tags of each; those of PIE-Bench++ are not."""
+    types = {f"type={type} {name}" for type, (name, _) in TYPES.items()}
+    return all(types.intersection(mine) and PLUS not in mine for mine in tags)
+
+
 def without_brackets(prompt: str) -> tuple[str, list[str]]:
     """A prompt without its square brackets, and what stood in them."""
     marked = [part.strip() for part in re.findall(r"\[([^\[\]]*)\]", prompt)]
@@ -240,7 +249,8 @@ def _read_plus(root: Path, tables: Iterable[Path]) -> Content:
                 }
                 if not safe_id(key) or key in {sample.id for sample in samples}:
                     raise ValueError("the record's id is not safe as a file name, or is used twice")
-                samples.append(_sample(key, image, entry, problems, listed))
+                sample = _sample(key, image, entry, problems, listed)
+                samples.append(replace(sample, tags=(*sample.tags, PLUS)))
                 indices.append(index)
             except ValueError as error:
                 problems.append(_wrong(key, error, listed))

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask, Origin
@@ -163,13 +164,17 @@ class Sam:
         from transformers import AutoConfig, Sam2Model, Sam2Processor, SamModel, SamProcessor
 
         self.name, self.device = name, device
-        kind = _load("SAM", name, lambda: AutoConfig.from_pretrained(name, local_files_only=local)).model_type
+        kind = _load(
+            "SAM", name, lambda here: AutoConfig.from_pretrained(name, local_files_only=here), local
+        ).model_type
         if kind not in ("sam", "sam2", "sam2_video"):
             raise UserError(f"{name} is a {kind} model and neither SAM nor SAM 2; an example is {SAM}")
         self.tool = kind.removesuffix("_video")
         model, processor = (SamModel, SamProcessor) if self.tool == "sam" else (Sam2Model, Sam2Processor)
-        self.processor: Any = _load("SAM", name, lambda: processor.from_pretrained(name, local_files_only=local))
-        loaded: Any = _load("SAM", name, lambda: model.from_pretrained(name, local_files_only=local))
+        self.processor: Any = _load(
+            "SAM", name, lambda here: processor.from_pretrained(name, local_files_only=here), local
+        )
+        loaded: Any = _load("SAM", name, lambda here: model.from_pretrained(name, local_files_only=here), local)
         self.model: Any = loaded.to(device).eval()
         self.weights_sha256 = weights_hash(self.model)
         self._last: tuple[bytes, Any] | None = None
@@ -235,10 +240,13 @@ class ClipSeg:
 
         self.name, self.device, self.threshold = name, device, threshold
         self.processor: Any = _load(
-            "CLIPSeg", name, lambda: CLIPSegProcessor.from_pretrained(name, local_files_only=local)
+            "CLIPSeg", name, lambda here: CLIPSegProcessor.from_pretrained(name, local_files_only=here), local
         )
         loaded: Any = _load(
-            "CLIPSeg", name, lambda: CLIPSegForImageSegmentation.from_pretrained(name, local_files_only=local)
+            "CLIPSeg",
+            name,
+            lambda here: CLIPSegForImageSegmentation.from_pretrained(name, local_files_only=here),
+            local,
         )
         self.model: Any = loaded.to(device).eval()
         self.weights_sha256 = weights_hash(self.model)
@@ -310,15 +318,15 @@ def _found(mask: np.ndarray, origin: Origin) -> MadeMask:
     return MadeMask(mask, origin)
 
 
-def _load(what: str, name: str, load: Callable[[], T]) -> T:
+def _load(what: str, name: str, load: Callable[[bool], T], local: bool) -> T:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load()
-    except (OSError, ValueError, KeyError) as error:
+        return load(True) if local else hub.load(name, load)
+    except (UserError, OSError, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{what} {name!r} cannot be loaded: {reason}\nGive a hub id that this machine can reach, or a folder that"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -18,9 +19,10 @@ from torch.nn.functional import avg_pool2d
 from cpam_bench.baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, auto_correlation, objects
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.source import Source
+from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 
-CAPTION = "a photo of an apple on a beach"
+CAPTION, PROMPT = "a photo of an apple on a beach", "a photo of an orange on a beach"
 STEPS = 4
 AMOUNT = 200.0
 """Of the attention's guidance; 0.1, the default, hardly moves latents on this random denoiser."""
@@ -38,7 +40,7 @@ def latents(backbone: Backbone) -> Tensor:
 
 @pytest.fixture(scope="module")
 def direction(backbone: Backbone) -> Tensor:
-    return Pix2PixZero().direction(backbone, "an apple", "an orange").clone()
+    return Pix2PixZero().direction(backbone, CAPTION, PROMPT).clone()
 
 
 def drawn() -> torch.Generator:
@@ -48,7 +50,7 @@ def drawn() -> torch.Generator:
 # inversion -----------------------------------------------------------------------------------------------------------
 
 
-def regularised(noise: Tensor, random: torch.Generator, rounds: int, rolls: int) -> Tensor:
+def regularised(noise: Tensor, random: torch.Generator, rounds: int, rolls: int, least: int = 1) -> Tensor:
     for _ in range(rounds):
         for _ in range(rolls):
             at = noise.clone().requires_grad_()
@@ -56,7 +58,7 @@ def regularised(noise: Tensor, random: torch.Generator, rounds: int, rolls: int)
             for channel in range(4):
                 values, edge = at[:, channel : channel + 1], 16
                 while edge >= 8:
-                    roll = torch.randint(1, edge // 2, (1,), generator=random).item()
+                    roll = torch.randint(least, edge // 2, (1,), generator=random).item()
                     for axis in (2, 3):
                         total = total + torch.mean(values * torch.roll(values, roll, axis)) ** 2
                     values, edge = avg_pool2d(values, 2), edge // 2
@@ -78,8 +80,9 @@ def test_inversion_is_the_straight_line_computation(backbone: Backbone, latents:
             noise = made.predict(z, t, described)
         z = moved(z, regularised(noise, random, 2, 3), ALPHAS[t - 1], ALPHAS[t + 249])
     editor = Pix2PixZero(rounds=2, rolls=3)
-    assert distance(editor.invert(backbone, latents, CAPTION, STEPS, drawn()), z) < 1e-5
-    plain = Pix2PixZero(rounds=0).invert(backbone, latents, CAPTION, STEPS, drawn())
+    path = editor.invert(backbone, latents, CAPTION, STEPS, drawn())
+    assert len(path) == 3 and path[0] is latents and distance(path[-1], z) < 1e-5
+    plain = Pix2PixZero(rounds=0).invert(backbone, latents, CAPTION, STEPS, drawn())[-1]
     assert distance(plain, z) > 1e-2
 
 
@@ -118,22 +121,31 @@ def test_the_direction_is_the_difference_of_the_banks_means(direction: Tensor) -
     assert distance(direction, (after.mean(0) - before.mean(0))[None]) < 1e-5
 
 
-def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Tensor) -> None:
-    """In two passes as the authors': all the source's maps first, in both lanes, and then the edit."""
-    made = straight()
-    noise = torch.randn(1, 4, 16, 16, generator=drawn())
+def edited(
+    path: list[Tensor], direction: Tensor, times: list[int], guidance: float, *, back: bool = False, shift: bool = False
+) -> Tensor:
+    """In two passes as the authors': all the source's maps first, in both lanes, and then the edit.
+
+    Args:
+        path: z_0 ... z_T of the inversion, or z_T alone.
+        back: put the source back onto the path after each step.
+        shift: move the target by what has put the source back.
+    """
+    made, stride = straight(), 1000 // len(times)
     described = made.embed(CAPTION).expand(2, -1, -1)
     wanted = torch.cat([described[:1], described[:1] + direction])
-    times = [501, 1]
     kept: dict[int, dict[str, Tensor]] = {}
-    z = noise
-    for t in times:
+    strayed: list[Tensor] = []
+    z = path[-1]
+    for i, t in enumerate(times):
         with torch.no_grad():
             away, towards = made.predict(torch.cat([z, z]), t, described).chunk(2)
         kept[t] = made.cross()
-        z = moved(z, away + 5 * (towards - away), ALPHAS[t], ALPHAS[max(t - 500, 0)])
-    z = noise
-    for t in times:
+        z = moved(z, away + guidance * (towards - away), ALPHAS[t], ALPHAS[max(t - stride, 0)])
+        strayed.append(path[-2 - i] - z if back else torch.zeros_like(z))
+        z = z + strayed[-1]
+    z = path[-1]
+    for i, t in enumerate(times):
         lanes = torch.cat([z, z]).requires_grad_()
         made.predict(lanes, t, wanted)
         pairs = [(maps, kept[t][name]) for name, maps in made.cross().items()]
@@ -142,10 +154,65 @@ def test_editing_is_the_straight_line_computation(backbone: Backbone, direction:
         with torch.no_grad():
             lanes = lanes - AMOUNT * lanes.grad  # type: ignore[operator]
             away, towards = made.predict(lanes, t, wanted).chunk(2)
-        z = moved(lanes[:1], away + 5 * (towards - away), ALPHAS[t], ALPHAS[max(t - 500, 0)])
-    edited = Pix2PixZero(amount=AMOUNT).denoise(backbone, noise, CAPTION, direction, 2)
-    assert distance(edited, z) < 1e-5
-    assert distance(Pix2PixZero(amount=0).denoise(backbone, noise, CAPTION, direction, 2), z) > 1e-3
+        z = moved(lanes[:1], away + guidance * (towards - away), ALPHAS[t], ALPHAS[max(t - stride, 0)])
+        z = z + strayed[i] if shift else z
+    return z
+
+
+def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Tensor) -> None:
+    noise = torch.randn(1, 4, 16, 16, generator=drawn())
+    z = edited([noise], direction, [501, 1], 5)
+    ours = Pix2PixZero(amount=AMOUNT).denoise(backbone, [noise], CAPTION, direction, 2)
+    assert distance(ours, z) < 1e-5
+    assert distance(Pix2PixZero(amount=0).denoise(backbone, [noise], CAPTION, direction, 2), z) > 1e-3
+
+
+# the rows of PIE-Bench -----------------------------------------------------------------------------------------------
+
+PIE_BENCH = {"guidance": 7.5, "between": "prompts", "all_steps": True, "least_roll": 0, "shift": True}
+
+
+def test_both_rows_of_pie_bench_are_the_straight_line_computation(backbone: Backbone, latents: Tensor) -> None:
+    """Inverted in all steps under the caption, edited along the difference of the prompts at a guidance of 7.5.
+
+    By direct inversion the source is put back onto its path after each step, and the target is moved by as much.
+    """
+    made, random, times = straight(), drawn(), [1, 501]
+    described, path = made.embed(CAPTION), [latents]
+    for t in times:
+        with torch.no_grad():
+            noise = made.predict(path[-1], t, described)
+        end = min(t + 499, 999)  # of the last step, the last level of training
+        path.append(moved(path[-1], regularised(noise, random, 1, 2, least=0), ALPHAS[t - 1], ALPHAS[end]))
+    direction = made.embed(PROMPT) - described
+    results = []
+    for trajectory in (False, True):
+        label = f"pix2pix-zero:preset=pie-bench,amount={AMOUNT},rounds=1,rolls=2,trajectory={trajectory}"
+        editor = registry.make(label)[1]
+        assert {name: getattr(editor, name) for name in PIE_BENCH} == PIE_BENCH
+        found = editor.invert(backbone, latents, CAPTION, 2, drawn())
+        assert len(found) == 3 and max(distance(*pair) for pair in zip(found, path, strict=True)) < 1e-5
+        assert distance(editor.direction(backbone, CAPTION, PROMPT), direction) < 1e-5
+        ours = editor.denoise(backbone, found, CAPTION, direction, 2)
+        assert distance(ours, edited(path, direction, times[::-1], 7.5, back=trajectory, shift=trajectory)) < 1e-4
+        results.append(ours)
+    assert distance(*results) > 1e-2
+    # The target may also keep its own latents, as in the other editors; then only the source's maps are others.
+    kept = replace(editor, shift=False).denoise(backbone, found, CAPTION, direction, 2)
+    assert distance(kept, edited(path, direction, times[::-1], 7.5, back=True)) < 1e-4
+    assert min(distance(kept, one) for one in results) > 1e-3
+
+
+def test_direct_inversion_needs_every_step() -> None:
+    with pytest.raises(UserError, match="trajectory=true needs all_steps=true"):
+        registry.make("pix2pix-zero:trajectory=true")
+    with pytest.raises(UserError, match="between=prompts reads no bank"):
+        registry.make("pix2pix-zero:preset=pie-bench,bank=/no/such")
+    with pytest.raises(UserError, match="least_roll is 0 or 1"):
+        registry.make("pix2pix-zero:least_roll=2")
+
+
+# diffusers' pipeline -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
@@ -178,7 +245,7 @@ def test_editing_is_that_of_diffusers(backbone: Backbone) -> None:
         latents=noise,
         output_type="latent",
     ).images
-    ours = editor.denoise(backbone, noise, CAPTION, target - source, 3)
+    ours = editor.denoise(backbone, [noise], CAPTION, target - source, 3)
     assert distance(ours, theirs) < 1e-5
 
 
@@ -194,17 +261,17 @@ def test_it_needs_a_caption(backbone: Backbone) -> None:
 def test_banks(backbone: Backbone, tmp_path: Path) -> None:
     sample = make_sample(source_prompt=CAPTION)
 
-    def edited(editor: Pix2PixZero) -> np.ndarray:
+    def picture(editor: Pix2PixZero) -> np.ndarray:
         return np.asarray(editor.edit(sample, Source(sample, backbone, 3), 0))
 
     path = tmp_path / "bank.json"
     path.write_text(json.dumps({"source": [*TEMPLATES], "target": [text.format("an orange") for text in TEMPLATES]}))
-    plain = edited(Pix2PixZero(rounds=0))
+    plain = picture(Pix2PixZero(rounds=0))
     editor = Pix2PixZero(rounds=0, bank=str(path))
-    assert np.array_equal(edited(editor), plain)
+    assert np.array_equal(picture(editor), plain)
     hashed = editor.inputs(sample)
     path.write_text(json.dumps({"source": ["a dog"], "target": ["a {}", "a cat"]}))
-    assert not np.array_equal(edited(editor), plain)
+    assert not np.array_equal(picture(editor), plain)
     assert set(hashed) == {"bank_sha256"} and editor.inputs(sample) != hashed
     for text in (
         "[1]",

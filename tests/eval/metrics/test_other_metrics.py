@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from run_helpers import picture, square, write_clip
+from straight_metrics import Straight, pixels
+from tiny_networks import write_squeezenet, write_transformers
 from torch.nn import functional
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchvision import transforms
 
 from cpam_bench.eval.metrics.filters import FILTERS
 from cpam_bench.eval.metrics.identity import crop
 from cpam_bench.eval.metrics.metric import METRICS, PROTOCOLS, Batch, choose, describe, facts, measure
 from cpam_bench.eval.metrics.networks import Networks
-from cpam_bench.eval.metrics.perceptual import fetch_trunk, load_lpips
+from cpam_bench.eval.metrics.perceptual import fetch_trunk
 from cpam_bench.imba.errors import UserError
 
 PROMPTS = ["a dog on grass", "a red car"]
@@ -28,30 +28,7 @@ PROMPTS = ["a dog on grass", "a red car"]
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A DINO and a CLIP of transformers' kinds, tiny and random."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast, ViTConfig, ViTModel
-
-    folder = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ViTModel(ViTConfig(**small, image_size=64, patch_size=16), add_pooling_layer=False).save_pretrained(folder / "vit")
-    words = {word: i for i, word in enumerate(["<s>", "</s>", "[UNK]", *["a", "dog", "on", "grass", "red", "car"]])}
-    text = {**small, "vocab_size": 16, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
-    vision = {**small, "image_size": 32, "patch_size": 16}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder / "clip")
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="[UNK]", pad_token="</s>"
-    )
-    fast.save_pretrained(folder / "clip")
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "clip")
-    vit = str(folder / "vit")
-    return {"transformers-clip": str(folder / "clip"), "dino": vit, "dino-identity": vit}
+    return write_transformers(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")
@@ -81,87 +58,40 @@ def values(made: Batch, networks: Networks, *labels: str) -> list[list[float]]:
     return list(measure(made, choose(labels), networks).values())
 
 
-def pixels(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+@pytest.fixture(scope="module")
+def straight(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Straight]:
+    """The straight computations; SqueezeNet's trunk is random, its heads are real."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TORCH_HOME", str(write_squeezenet(tmp_path_factory.mktemp("torch"))))
+        yield Straight(places)
 
 
 @pytest.mark.parametrize("inputs", ["published", "corrected"])
-def test_structure_distance(networks: Networks, places: dict[str, str], inputs: str) -> None:
-    from transformers import ViTModel
-
-    model = ViTModel.from_pretrained(places["dino"], add_pooling_layer=False).eval()
-    prepare = transforms.Compose(
-        [
-            transforms.Resize(64, max_size=480),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
+def test_structure_distance(networks: Networks, straight: Straight, inputs: str) -> None:
     edits = [picture(7), picture(8)]
-    expected = []
-    for i, edit in enumerate(edits):
-        similar = []
-        for image in (picture(i), edit):
-            x = prepare(pixels(image) / (255 if inputs == "corrected" else 1))[None]
-            with torch.inference_mode():
-                # The input of the last block, and what its attention makes keys of.
-                hidden = model(pixel_values=x, output_hidden_states=True).hidden_states[-2]
-                block = model.layers[-1]
-                keys = block.attention.k_proj(block.layernorm_before(hidden))[0]
-            assert keys.shape == (17, 16)
-            similar.append(functional.cosine_similarity(keys[:, None], keys[None], dim=-1))
-        expected.append(functional.mse_loss(*similar).item())
+    scale = 255 if inputs == "corrected" else 1
+    expected = [straight.structure(picture(i), edit, scale) for i, edit in enumerate(edits)]
     label = "structure_distance" if inputs == "published" else "structure_distance:inputs=corrected"
     assert values(batch(edits), networks, label)[0] == pytest.approx(expected, rel=1e-4)
     assert min(expected) > 0
 
 
-def test_pie_bench_whole(networks: Networks, places: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """The seven with the frame, computed straight; SqueezeNet's trunk is random, its heads are real."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    name = Path(torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url).name
-    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), tmp_path / "hub" / "checkpoints" / name)
-    edits = [picture(7), picture(8)]
-    everywhere = np.ones_like(square())
-    found = measure(batch(edits, [square(), everywhere]), choose(protocol="pie-bench"), networks)
+def test_pie_bench_whole(networks: Networks, straight: Straight) -> None:
+    """The seven with the frame, in the published order."""
+    edits, masks = [picture(7), picture(8)], [square(), np.ones_like(square())]
+    found = measure(batch(edits, masks), choose(protocol="pie-bench"), networks)
     assert list(found) == list(PROTOCOLS["pie-bench"])
-    outside = ~square()
-    outside[[0, -1]] = outside[:, [0, -1]] = False
-    a, b = (pixels(one)[None] / 255 * torch.from_numpy(outside) for one in (picture(0), edits[0]))
-    mse = (a - b).square().mean().item()
-    with torch.inference_mode():
-        lpips = load_lpips("squeeze")(a * 2 - 1, b * 2 - 1).item()
-    region = Image.fromarray(np.array(edits[0]) * ~outside[..., None])
-    cosines = [(image, clip_by_transformers(image, places)) for image in (edits[0], region)]
-    expected = {
-        "mse_background:frame=true": mse,
-        "psnr_background:cap=none,frame=true": -10 * np.log10(mse),
-        "ssim_background:frame=true": structural_similarity_index_measure(b, a, data_range=1.0).item(),
-        "lpips_background:frame=true,net=squeeze": lpips,
-        "clip_score:via=transformers": 100 * max(cosines[0][1], 0),
-        "clip_score_region:frame=true,via=transformers": 100 * max(cosines[1][1], 0),
-    }
-    for label, value in expected.items():
-        assert found[label][0] == pytest.approx(value, rel=1e-4, abs=1e-4), label
+    for i, (edit, mask, prompt) in enumerate(zip(edits, masks, PROMPTS, strict=True)):
+        expected = straight.seven(picture(i), edit, mask, prompt)
+        for (label, column), value in zip(found.items(), expected.values(), strict=True):
+            assert column[i] == pytest.approx(value, rel=1e-4, abs=1e-4, nan_ok=True), label
         # The second sample is altered everywhere: it has no background.
-        assert np.isnan(found[label][1]) == ("background" in label), label
+        assert [label for label in found if np.isnan(found[label][i])] == [
+            label for label in found if i and "background" in label
+        ]
     # With random weights scores may be cut off at zero; their cosines are not.
-    for image, cosine in cosines:
-        found_cosine = networks.clip("transformers-clip").similarity([image], PROMPTS[:1]).item()
-        assert found_cosine == pytest.approx(cosine, abs=1e-5) != 0
-
-
-def clip_by_transformers(image: Image.Image, places: dict[str, str]) -> float:
-    """What torchmetrics computes: its own CLIPScore does not run with transformers 5."""
-    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
-
-    place = places["transformers-clip"]
-    raw = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    given = CLIPImageProcessor.from_pretrained(place)(images=[raw], return_tensors="pt")
-    tokens = AutoTokenizer.from_pretrained(place)([PROMPTS[0]], return_tensors="pt").input_ids
-    with torch.inference_mode():
-        made = CLIPModel.from_pretrained(place).eval()(input_ids=tokens, pixel_values=given.pixel_values)
-    return functional.cosine_similarity(made.image_embeds, made.text_embeds).item()
+    found_cosine = networks.clip("transformers-clip").similarity([edits[0]], PROMPTS[:1]).item()
+    assert found_cosine == pytest.approx(straight.cosine(edits[0], PROMPTS[0]), abs=1e-5) != 0
 
 
 def test_a_background_that_is_only_the_frame_is_none(networks: Networks) -> None:

@@ -23,7 +23,11 @@ from typer.testing import CliRunner
 from cpam_bench.cpam.editing import Capabilities
 from cpam_bench.eval.analysis.leaderboard import POCKET, leaderboard
 from cpam_bench.eval.commands.main import app
+from cpam_bench.eval.methods import registry
+from cpam_bench.eval.metrics.metric import PROTOCOLS
 from cpam_bench.eval.study.table3 import _runs_of
+from cpam_bench.eval.tables.pie_bench import METRICS as PIE_METRICS
+from cpam_bench.eval.tables.pie_bench import pie_bench_beside
 from cpam_bench.eval.tables.published import PAPER, match, published
 from cpam_bench.eval.tables.table1 import table1
 from cpam_bench.eval.tables.table2 import table2_beside
@@ -477,3 +481,68 @@ def test_misuse_is_told(run: Path, tmp_path: Path) -> None:
 def test_out_writes_the_file(tmp_path: Path) -> None:
     invoke(2, "--out", tmp_path / "new" / "table2.md")
     assert (tmp_path / "new" / "table2.md").read_text() == invoke(2)
+
+
+# PIE-Bench ------------------------------------------------------------------------------------------------------------
+
+
+def test_pie_benchs_table_is_the_published_one_and_its_labels_are_canonical() -> None:
+    assert invoke("pie-bench", "--format", "csv") == (PAPER / "pie_bench.csv").read_text()
+    rows = {row[0]: row[1:] for row in cells(invoke("pie-bench"))}
+    assert len(rows) == 10
+    assert rows["null-text + P2P"][0] == "<u>13.44</u>" and rows["direct + PnP"][-1] == "**22.62**"
+    labels = published("pie-bench")["label"]
+    assert [registry.make(label)[0] for label in labels] == list(labels)
+    assert tuple(metric.label for metric in PIE_METRICS) == PROTOCOLS["pie-bench"]
+    manual = (ROOT / "docs" / "methods" / "pie_bench.md").read_text()
+    for row, label in published("pie-bench")[["method", "label"]].itertuples(index=False):
+        assert registry.make(re.search(rf"^\| {re.escape(row)} \| `(.+)` \|$", manual, re.MULTILINE)[1])[0] == label
+
+
+def test_tau_and_units_of_a_run_of_pie_bench(tmp_path: Path) -> None:
+    """Six rows, whose published order is kept but for one pair that changes places."""
+    paper = published("pie-bench").set_index("label")[[metric.name for metric in PIE_METRICS]].astype(float)
+    labels = list(paper.index[:6])
+    chosen = {label: Brighten() for label in labels}
+    todo = [replace(one, tags=("type=1 change object",)) for one in samples(1)]
+    run_all(tmp_path, chosen, todo)
+    described = json.loads((tmp_path / "run.json").read_text())
+    described["dataset"]["pocket"] = described["backbone"]["pocket"] = False
+    described["backbone"] |= {"name": "sd14", "resolution": 512}
+    write_json(tmp_path / "run.json", described | {"steps": 50})
+    swapped = {**{label: label for label in labels}, labels[0]: labels[4], labels[4]: labels[0]}
+    rows = [
+        (label, "s0", metric.label, paper.loc[swapped[label], metric.name] / metric.scale)
+        for label in labels
+        for metric in PIE_METRICS
+    ]
+    write_rows(tmp_path / "scores.csv", ["method", "sample", "metric", "value"], rows)
+    write_json(tmp_path / "scores.json", {"metrics": {metric.label: {} for metric in PIE_METRICS}})
+    table = pie_bench_beside(tmp_path)
+    data = table.data.dropna(subset=["label"]).set_index("label")
+    for metric in PIE_METRICS:
+        measured = [paper.loc[swapped[label], metric.name] for label in labels]
+        expected = stats.kendalltau(paper[metric.name][:6], measured)
+        assert data[metric.name].tolist() == pytest.approx(measured)
+        assert data[f"{metric.name}_tau"].tolist() == pytest.approx([expected.statistic] * 6)
+        differences = [one - other for one, other in zip(measured, paper[metric.name][:6], strict=True)]
+        assert data[f"{metric.name}_difference"].tolist() == pytest.approx(differences, abs=1e-9)
+    assert "differs in data set)" in table.caption and f"(n = 6, p = {expected.pvalue:.2f})" in render(table, "md")
+    # Of the pocket parts, or of other data, a difference would say nothing.
+    described["backbone"]["pocket"] = True
+    write_json(tmp_path / "run.json", described)
+    pocket = pie_bench_beside(tmp_path)
+    assert "difference" not in pocket.heads and "pocket [95 %]" in pocket.heads
+    described["backbone"]["pocket"] = False
+    write_json(tmp_path / "run.json", described)
+    task = next((tmp_path / "sources").glob("*.json"))
+    task.write_text(task.read_text().replace("type=1 change object", "scene=natural"))
+    other = pie_bench_beside(tmp_path)
+    assert "difference" not in other.heads and "not measured of comparable things" in other.notes[0]
+    with pytest.raises(UserError, match="give it with a run"):
+        invoke("pie-bench", tmp_path, "--slice", "kind")
+
+
+def test_a_run_without_the_seven_is_told_how_to_measure_them(run: Path) -> None:
+    with pytest.raises(UserError, match="no structure_distance; measure it .* --protocol pie-bench"):
+        invoke("pie-bench", run)

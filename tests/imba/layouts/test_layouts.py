@@ -175,7 +175,7 @@ def test_pie_bench_plus_is_read_for_what_it_has(tmp_path: Path) -> None:
     data = load(made_data.pie_bench_plus(tmp_path))
     first, second = data
     assert first.target_prompt == "a red dog standing on a metal chair" and first.object_prompt == "dog"
-    assert first.tags == ("type=0 random", "differs=red; dog; standing; metal")
+    assert first.tags == ("type=0 random", "differs=red; dog; standing; metal", "prompts=PIE-Bench++")
     assert second.kind == "background" and second.tags[0] == "type=8 change background"
     np.testing.assert_array_equal(first.read_mask(), _by_hand([0, 1000, 2000, 262144]))
     assert first.read_image().size == (512, 512) and "aspect_mapping are not read" in data.facts["PIE-Bench++"]
