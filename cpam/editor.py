@@ -316,7 +316,8 @@ class CPAMPipeline:
         marked = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
         if marked.shape != (image.height, image.width):
             raise UserError(
-                f"the mask has shape {marked.shape}, and the image is {image.width} x {image.height} pixels"
+                f"the mask has shape {marked.shape}, and the image is {image.width} x {image.height} pixels;"
+                " bring it to the image's size, with nearest neighbour"
             )
         sample = Sample(
             id="picture",
