@@ -16,7 +16,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from cpam_bench.cpam.attention import AttentionControl, controlled
-from cpam_bench.cpam.backbone import Backbone, noised
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import noised
 from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.refinement import Refinement, enlarge
 from cpam_bench.imba.errors import UserError
@@ -85,13 +86,14 @@ def select(
             f" it knows {', '.join(OBJECTS)}. Click on the object, draw around it, or take --mask-with {CLIPSEG}"
         )
     after_start = range(1, backbone.token_ids(prompt).shape[1])
-    edge = backbone.unet.config.sample_size
-    refinement = Refinement(after_start, (edge, edge), backbone.cross_layers, start_step=0, threshold=threshold, lane=0)
+    refinement = Refinement(
+        after_start, backbone.grid, backbone.cross_layers, start_step=0, threshold=threshold, lane=0
+    )
     watching, trajectory = _Watching(refinement), invert(backbone, latents, steps)
     with controlled(backbone.unet, watching):
         for step, timestep in enumerate(trajectory.schedule.timesteps):
             watching.step = step
-            backbone.predict(trajectory.at(step), timestep, backbone.embed(prompt))
+            backbone.predict(trajectory.at(step), timestep, backbone.text(prompt))
     if watching.mask is None:
         raise UserError(f"backbone {backbone.name!r} has no cross-attention to look at")
     mask = enlarge(watching.mask.cpu(), (image.height, image.width)).numpy()
@@ -102,7 +104,7 @@ def select(
         inputs={"words": words, "prompt": prompt, "steps": steps, "threshold": threshold, "snap": snap},
         note=f"stands in for {CLIPSEG}, and marks something for any words: look at it",
     )
-    return MadeMask(_snapped(image, mask, edge) if snap else mask, origin)
+    return MadeMask(_snapped(image, mask, backbone.grid[0]) if snap else mask, origin)
 
 
 def evidence(backbone: Backbone, latents: Tensor, prompt: str) -> float:
