@@ -142,6 +142,15 @@ def run(
             rich_help_panel=_SCALE,
         ),
     ] = None,
+    lockstep: Annotated[
+        bool | None,
+        typer.Option(
+            "--lockstep/--no-lockstep",
+            help="Edit with all methods beside a source at once: in less time, of which each edit says its share.",
+            show_default="the run's own; of a new one no",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
     cache: Annotated[
         str,
         typer.Option(metavar="DIR|none", help="Folder that keeps inversions for other runs.", rich_help_panel=_SCALE),
@@ -238,6 +247,7 @@ def run(
         workers=workers,
         threads=threads,
         batch=batch,
+        lockstep=lockstep,
         cache=None if cache == "none" else Path(cache),
         cache_gb=cache_size,
         timeout=timeout,

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def describe_run(
     threads: int | None = None,
     batch: int = 1,
     fit: Fit = "squash",
+    lockstep: Sequence[str] = (),
 ) -> Run:
     """What ``run.json`` says of a run that is about to start.
 
@@ -78,6 +79,7 @@ def describe_run(
         threads: of torch in each worker, if they are set.
         batch: how many samples are edited together.
         fit: how pictures that are not square are brought to one.
+        lockstep: labels of the methods that are edited together.
     """
     filtered = PROTOCOL["images"].replace(FILTERS["bicubic"], FILTERS[backbone.resize])
     fitted = {key: text.replace("resized", FITS[fit], 1) for key, text in {**PROTOCOL, "images": filtered}.items()}
@@ -96,6 +98,7 @@ def describe_run(
         machine=machine(device),
         threads=threads,
         batch=batch,
+        lockstep=list(lockstep),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
