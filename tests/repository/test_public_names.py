@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from paths import ROOT
 
-ALLOWED = {"_exit", "_forward_pre_hooks"}
+ALLOWED = {"_exit", "_forward_pre_hooks", "_python_dispatch"}
 """Names of Python's and torch's own that have no public form."""
 
 _PRIVATE = re.compile(r"_[a-z]\w*")
