@@ -256,10 +256,10 @@ def known_resolution(backbone: str) -> int | None:
     """A backbone's resolution where its configuration is here, before anything is loaded; else None."""
     import json
 
-    from cpam_bench.cpam.backbone import NAMES
+    from cpam_bench.cpam.backbone import place_of
     from cpam_bench.imba.checks import LATENT
 
-    config = Path(NAMES.get(backbone, backbone)) / "unet" / "config.json"
+    config = Path(place_of(backbone)) / "unet" / "config.json"
     try:
         size = json.loads(config.read_text(encoding="utf-8"))["sample_size"]
     except (OSError, ValueError, KeyError, TypeError):  # loading it says what is wrong, if anything is

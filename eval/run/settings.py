@@ -24,7 +24,7 @@ class Settings:
     """How a run is made.
 
     Attributes:
-        backbone: ``pocket``, ``sd15``, a hub id or a folder.
+        backbone: a name of ``cpam-bench backbones``, a hub id, a folder or a file.
         steps, seed, dtype, resize: decide the edits, with the backbone and the kind of device; ``resize`` is the filter
             that brings pictures to its resolution.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes CUDA where there is some.

@@ -120,12 +120,11 @@ def ceiling(seconds: float = 20.0) -> float:
 def _evaluate(seconds: float) -> float:
     torch.set_num_threads(1)
     backbone = Backbone.load("pocket")
-    edge = backbone.unet.config.sample_size
-    latents = torch.zeros(3, 4, edge, edge)
-    embedding = backbone.embed("").expand(3, -1, -1)
+    latents = torch.zeros(3, 4, *backbone.grid)
+    text = backbone.text("").expand(3)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        backbone.predict(latents, 500, embedding)
+        backbone.predict(latents, 500, text)
         count += 1
     return count / (time.perf_counter() - began)
 
