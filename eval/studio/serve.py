@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +22,15 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SAMPLES = Path("results/samples")
 """Data set of the samples that are saved, under the working directory."""
+
+BODY = 65 << 20
+"""Bytes that a request may have: a picture of 64 MiB and what is around it."""
+
+KEPT = 2 << 30
+"""Bytes of uploads and shown pictures that are kept; the oldest go first."""
+
+TABS = 1000
+"""Tabs that are kept, open or not; the one that was left alone longest goes first."""
 
 # Gradio's page carries its scripts and styles inline; nothing may come from, or go, elsewhere.
 _POLICY = (
@@ -31,7 +47,8 @@ def serve_studio(backbone: Backbone, collect: Path | None, segmenter: str, port:
     from cpam_bench.eval.studio.session import Studio
 
     studio = Studio(backbone, for_clicks(segmenter, str(backbone.device)), collect or SAMPLES)
-    launch(studio_page(studio), port, browse)
+    with uploads():
+        serve(studio_page(studio), port, browse)
 
 
 def serve_annotation(dataset: Path, port: int, browse: bool = False, segmenter: str = "auto") -> None:
@@ -40,11 +57,39 @@ def serve_annotation(dataset: Path, port: int, browse: bool = False, segmenter: 
     from cpam_bench.eval.studio.page import annotation_page
     from cpam_bench.eval.studio.session import Studio
 
-    launch(annotation_page(Studio(None, for_clicks(segmenter), dataset)), port, browse)
+    with uploads():
+        serve(annotation_page(Studio(None, for_clicks(segmenter), dataset)), port, browse)
 
 
-def launch(page: Any, port: int, browse: bool) -> None:
-    """Serve a page.
+@contextmanager
+def uploads() -> Iterator[Path]:
+    """A folder that nobody else can read, for uploads to the pages that are made and served meanwhile."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="cpam-bench-studio-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def serve(page: Any, port: int, browse: bool) -> None:
+    """Serve a page until it is stopped; it ends in good order on SIGTERM too.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    launch(page, port, browse)
+    print(f"http://{HOST}:{port}", flush=True)
+    page.block_thread()
+
+
+def launch(page: Any, port: int, browse: bool = False) -> None:
+    """Begin to serve a page that was made within :func:`uploads`.
 
     Raises:
         UserError: the port is taken.
@@ -76,7 +121,7 @@ def launch(page: Any, port: int, browse: bool) -> None:
         footer_links=[],
         run_history=False,
         max_file_size="64mb",
-        state_session_capacity=64,
+        state_session_capacity=TABS,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
@@ -85,12 +130,79 @@ def launch(page: Any, port: int, browse: bool) -> None:
         app_kwargs={
             "middleware": [
                 Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+                Middleware(Door, folder=Path(os.environ["GRADIO_TEMP_DIR"])),
                 Middleware(_ContentPolicy),
             ]
         },
     )
-    print(f"http://{HOST}:{port}", flush=True)
-    page.block_thread()
+
+
+class Door:
+    """ASGI middleware: only this server's own pages may send anything, and not without end.
+
+    A request that changes something is refused where its ``Origin`` is not its ``Host``, since any web page can make a
+    browser send one here.  A body is counted as it comes.  The folder of uploads is kept below :data:`KEPT`.
+    """
+
+    def __init__(self, app: Any, folder: Path):
+        self.app = app
+        self.folder = folder
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition("://")[2] != headers.get(b"host"):
+            await _refuse(send, 403, "sent by another page than the studio's")
+            return
+        await asyncio.to_thread(trim, self.folder, KEPT)
+        length = headers.get(b"content-length", "0")
+        arrived = int(length) if length.isdigit() and int(length) > BODY else 0
+        answering = False
+
+        async def counted() -> Any:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            return message if arrived <= BODY else {"type": "http.disconnect"}
+
+        async def noted(message: Any) -> None:
+            nonlocal answering
+            if arrived <= BODY or answering:
+                answering = True
+                await send(message)
+
+        if arrived <= BODY:
+            try:
+                await self.app(scope, counted, noted)
+            except Exception:
+                if arrived <= BODY or answering:
+                    raise
+        if arrived > BODY and not answering:
+            await _refuse(send, 413, "more than the studio takes")
+
+
+async def _refuse(send: Any, status: int, words: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})
+
+
+def trim(folder: Path, most: int) -> None:
+    """Delete the oldest files below a folder until the rest has ``most`` bytes at most."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it has gone meanwhile
+            if path.is_file():
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+    size = sum(bytes for _, bytes, _ in found)
+    for _, bytes, path in sorted(found):
+        if size <= most:
+            break
+        path.unlink(missing_ok=True)
+        size -= bytes
 
 
 class _ContentPolicy:

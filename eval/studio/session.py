@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,18 @@ import numpy as np
 from PIL import Image
 
 from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.editing import ReadsFiles
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.studio.picture import Edited, edit, make_sample, select_words, side_by_side
 from cpam_bench.imba import collect
-from cpam_bench.imba.common.labels import canonical
+from cpam_bench.imba.common.labels import canonical, texts
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.release import object_region
 from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
 from cpam_bench.imba.pictures import overlay, read_picture, to_rgb, upright
+from cpam_bench.imba.problems import shown
 from cpam_bench.imba.sample import Kind, Sample
 
 VIEW = (512, 768)
@@ -31,7 +34,16 @@ VIEW = (512, 768)
 Point = tuple[float, float]
 
 
-@dataclass
+PIXELS = 256_000_000
+"""Pixels that the pictures of all tabs may have together; each takes three bytes."""
+
+OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
+"""The tabs that have one."""
+
+_opening = threading.Lock()
+
+
+@dataclass(eq=False)
 class Session:
     """The state of one tab.
 
@@ -45,6 +57,7 @@ class Session:
         sample: id of the sample of a data set that is worked on.
         seen: version of that sample's mask when it was opened (:func:`cpam_bench.imba.collect.mask_version`).
         number: counts the pictures that were opened, so that a result that comes late is known to be of another one.
+        pixels: of the picture.
     """
 
     picture: Image.Image | None = None
@@ -58,9 +71,23 @@ class Session:
     sample: str | None = None
     seen: str | None = None
     number: int = 0
+    pixels: int = 0
 
     def open(self, picture: Image.Image, made: MadeMask | None = None, sample: str | None = None) -> None:
-        """Begin with another picture."""
+        """Begin with another picture.
+
+        Raises:
+            UserError: other tabs hold so many pixels that there is no room for it.
+        """
+        with _opening:
+            others = sum(other.pixels for other in OPEN if other is not self)
+            if others + picture.width * picture.height > PIXELS:
+                raise UserError(
+                    f"the pictures of other tabs have {others / 1e6:.0f} million pixels, and {PIXELS / 1e6:.0f} million"
+                    " are kept at once; open smaller ones there, close tabs (each is kept for an hour), or start again"
+                )
+            OPEN.add(self)
+            self.pixels = picture.width * picture.height
         self.picture, self.made, self.sample, self.seen = picture.convert("RGB"), made, sample, None
         self.on, self.off, self.corners = [], [], []
         self.results, self.before, self.sheet = {}, None, None
@@ -249,7 +276,7 @@ class Studio:
         number, picture = session.number, session.need_picture()
         editors: dict[str, Any] = {}
         for wanted in methods:
-            label, editor = registry.make(wanted)
+            label, editor = make_editor(wanted)
             own = {part.partition("=")[0] for part in label.partition(":")[2].split(",")}
             has = {name: value for name, value in (settings or {}).items() if hasattr(editor, name) and name not in own}
             editor = dataclasses.replace(editor, **has)  # type: ignore[type-var]
@@ -318,6 +345,25 @@ class Studio:
             except UserError as error:
                 passed.append(str(error))
         return None, passed
+
+
+def make_editor(label: str) -> tuple[str, Any]:
+    """An editor as :func:`cpam_bench.eval.methods.registry.make` makes it, of a label that comes from a browser.
+
+    Raises:
+        UserError: as there, or the label would have files of this machine read.
+    """
+    if registry.is_imported(label):
+        raise UserError(f"{shown(label)}: ready-made pictures join in `cpam-bench run --import`, not in the studio")
+    name, _, text = label.strip().partition(":")
+    given = {part.partition("=")[0].strip() for part in text.split(",")}
+    cls = registry.EDITORS.load(name)
+    if paths := sorted(given & texts(cls) if issubclass(cls, ReadsFiles) else ()):
+        raise UserError(
+            f"{shown(label)}: {paths[0]} may be a path of this machine, and is not taken from a page; give it to"
+            " `cpam-bench edit` or `run`"
+        )
+    return registry.make(label)
 
 
 def open_file(session: Session, path: str | None) -> None:

@@ -158,6 +158,12 @@ def describe(cls: type[Any]) -> list[Parameter]:
     return described
 
 
+def texts(cls: type[Any]) -> set[str]:
+    """The parameters of a class that take any text, and so perhaps a path."""
+    hints = typing.get_type_hints(cls)
+    return {field.name for field in dataclasses.fields(cls) if str in _choices(hints[field.name])}
+
+
 def close(word: str, known: typing.Iterable[str]) -> str:
     """Names that a mistyped one may have meant, as part of a message; "" if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
