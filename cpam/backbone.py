@@ -469,11 +469,12 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, UserError) as error:
-        known = ", ".join(sorted(BACKBONES.entry_points()))
-        raise UserError(
-            f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
-            f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
-        ) from error
+        raise UserError(f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n{_instead()}") from error
+
+
+def _instead() -> str:
+    known = ", ".join(sorted(BACKBONES.entry_points()))
+    return f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
 
 
 def is_named(label: str) -> bool:
@@ -498,7 +499,11 @@ def kind_of(place: str) -> type[Backbone]:
     """
     if is_file(place):
         return _kind_holding(Path(place))
-    return _kind_reading(pipeline_class(described(place), place), place)
+    try:
+        folder = described(place)
+    except UserError as error:
+        raise UserError(f"{error}. {_instead()}") from error
+    return _kind_reading(pipeline_class(folder, place), place)
 
 
 def kinds() -> list[type[Backbone]]:

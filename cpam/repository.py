@@ -57,10 +57,7 @@ def described(place: str) -> Path:
     """
     if hub.is_local(place):
         return Path(place)
-    try:
-        return Path(hub.load(place, lambda local: _snapshot(place, CONFIGURATIONS, local)))
-    except UserError as error:
-        raise UserError(f"{error}; cpam-bench backbones lists those that have a name") from error
+    return Path(hub.load(place, lambda local: _snapshot(place, CONFIGURATIONS, local)))
 
 
 def find(place: str, parts: Collection[str]) -> Found:
