@@ -146,7 +146,7 @@ def test_what_fails_halfway_leaves_the_older_report(run: Path, tmp_path: Path, m
     def broken(*arguments: object) -> None:
         raise UserError("no more")
 
-    monkeypatch.setattr(page, "_copy", broken)
+    monkeypatch.setattr(page, "write_picture", broken)
     with pytest.raises(UserError, match="no more"):
         write_report([run], out)
     assert (out / "index.html").read_bytes() == before
