@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from run_helpers import FakeBackbone, method_file, picture, write_clip, write_dataset
+from run_helpers import FakeBackbone, Noise, method_file, picture, write_clip, write_dataset
 
 import cpam_bench.eval.commands.main
 from cpam_bench.eval.methods import registry
@@ -283,6 +283,13 @@ def test_steps_out_of_range_are_refused_before_editing(started):
     code, _, err = started("--steps", "1000")
     assert code == 2 and "steps must be between 1 and 999, not 1000" in err
     assert not (started.folder / "run.json").exists()
+
+
+def test_what_costs_much_is_said_before_the_run_begins(started, monkeypatch):
+    monkeypatch.setattr(Noise, "cost", "eleven minutes a sample", raising=False)
+    code, _, err = started("--no-score", "--no-references")
+    assert code == 0
+    assert err.index("noise: eleven minutes a sample") < err.index("2 methods on 2 samples into")
 
 
 def test_pictures_that_are_not_square_are_fitted_as_is_asked(started, tmp_path):
