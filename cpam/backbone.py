@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -446,6 +446,24 @@ def place_of(label: str) -> str:
         UserError: it has a name, and cannot be loaded by it.
     """
     return BACKBONES.load(label.partition(":")[0]).place if is_named(label) else label
+
+
+def family_of(label: str) -> str:
+    """The family of a backbone as ``--backbone`` takes it, told without loading its weights.
+
+    Raises:
+        UserError: nothing is found under it.
+    """
+    if is_named(label):
+        return BACKBONES.load(label.partition(":")[0]).family
+    kind = kind_of(label)
+    if Path(label).is_file():
+        raise UserError(f"{label} is a single file, which only loading tells more of; give a name or a folder")
+    with _told(label), _quiet():
+        config = hub.load(
+            label, lambda local: UNet2DConditionModel.load_config(label, subfolder="unet", local_files_only=local)
+        )
+    return kind.family_of(config)
 
 
 def kind_of(place: str) -> type[Backbone]:
