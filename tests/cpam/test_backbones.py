@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,19 @@ import pytest
 import torch
 from backbones import tiny_sd21, tiny_sdxl
 from editor_helpers import make_sample
+from run_helpers import write_clip
 from straight import ALPHAS, distance, moved
 from torch import Tensor
 from torch.nn.functional import interpolate
+from typer.testing import CliRunner
 
 from cpam_bench.cpam.attention import layers
-from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.backbone import Backbone, family_of
 from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.masks import target_mask
 from cpam_bench.cpam.sampling import reconstruct, sample_together
 from cpam_bench.cpam.source import Source
+from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 
@@ -181,7 +186,7 @@ def cpam_acts(family: str, label: str, start_step: int) -> Callable[[int], Act]:
             output = plain(name, q, k, v)
             if ".attn2." in name:
                 if not (release and family == "sdxl"):
-                    output[2, :, ~inside] = plain(name, q[1:2] * 0 + q[2:], k[1:2], v[1:2])[0][:, ~inside]
+                    output[2, :, ~inside] = plain(name, q[2:], k[1:2], v[1:2])[0][:, ~inside]
                 return output
             behind = ~grid_of(wide if release else region(), q.shape[2])
             keeps = step >= start_step and re.match(KEEPING[family, label], name) is not None
@@ -291,6 +296,64 @@ def test_a_method_that_does_not_run_is_left_out_or_refused() -> None:
 
 
 # precision -----------------------------------------------------------------------------------------------------------
+
+
+HALF = 0.05
+"""Relative distance of latents in bfloat16 from those in float32, after an edit in three steps."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str) -> None:
+    pipeline = copy.deepcopy(backbone(family).pipeline)
+    for part in ("unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else ["vae"])):
+        getattr(pipeline, part).to(torch.bfloat16)
+    half = Backbone.from_pipeline(pipeline, family)
+    assert half.dtype == torch.bfloat16
+    assert half.pipeline.vae.dtype == (torch.float32 if family == "sdxl" else torch.bfloat16)
+    sample = make_sample(region=region(), target_prompt=PROMPT)
+    editor: Any = made("cpam:normal_layers=0")
+    (found,) = sample_together(half, editor.branches([sample], [Source(sample, half, STEPS)], [SEED]))
+    (exact,) = sample_together(backbone(family), editor.branches([sample], [source(family)], [SEED]))
+    assert 0 < distance(found, exact) < HALF
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_together_are_as_alone(family: str) -> None:
+    samples = [make_sample(region=region(), target_prompt=prompt) for prompt in (PROMPT, CAPTION)]
+    editor: Any = made("cpam-release")
+    sources = [source(family)] * 2
+    both = sample_together(backbone(family), editor.branches(samples, sources, [1, 2]))
+    for sample, seed, found in zip(samples, (1, 2), both, strict=True):
+        (alone,) = sample_together(backbone(family), editor.branches([sample], sources[:1], [seed]))
+        assert distance(found, alone) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_on_a_folder_resumes_and_verifies(family: str, tmp_path: Path) -> None:
+    """The folder is opened as what it holds."""
+    backbone(family).pipeline.save_pretrained(tmp_path / "model")
+    opened = Backbone.load(str(tmp_path / "model"))
+    assert opened.family == family_of(str(tmp_path / "model")) == family
+    assert opened.fingerprint == backbone(family).fingerprint and type(opened) is type(backbone(family))
+
+    arguments = ["run", "--backbone", str(tmp_path / "model"), "--methods", "cpam,cpam-release", "--no-references"]
+    arguments += ["--limit", "2", "--batch", "2", "--steps", "1", "--device", "cpu", "--executor", "serial"]
+    arguments += ["--clip", f"local-dir:{write_clip(tmp_path / 'clip')}", "--out", str(tmp_path / "run")]
+    edits = tmp_path / "run" / "edits"
+    assert CliRunner().invoke(app, [*arguments, "--no-score"]).exit_code == 0
+    first = {path: path.read_bytes() for path in edits.rglob("*.png")}
+    assert len(first) == 4
+    min(first).unlink()
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert {path: path.read_bytes() for path in edits.rglob("*.png")}.keys() == first.keys()
+    checked = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
+    assert checked.exit_code == 0 and " 0 wrong" in checked.output
+
+
+def test_methods_are_listed_by_backbone() -> None:
+    listed = " ".join(CliRunner().invoke(app, ["methods", "--backbone", "sdxl"]).output.split())
+    assert "masactrl" in listed and "imagic does not run on sdxl: it fits one text embedding" in listed
+    assert "does not run" not in CliRunner().invoke(app, ["methods", "--backbone", "sd21"]).output
 
 
 def test_sdxl_is_told_more_than_hidden_states() -> None:
