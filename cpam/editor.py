@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.devices import choose_device
 from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, generator, parameter, source_mask
 from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.localization import localize
@@ -24,7 +25,10 @@ from cpam_bench.cpam.refinement import Refinement, enlarge
 from cpam_bench.cpam.removal import Hole
 from cpam_bench.cpam.sampling import Branch, sample_together
 from cpam_bench.cpam.source import Source
-from cpam_bench.imba.sample import Kind, Sample
+from cpam_bench.imba.common.labels import close, require_types
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.kinds import Fit, Kind
+from cpam_bench.imba.sample import Sample
 
 RELEASE_GRID = (64, 64)
 """Height and width at which the authors' release cuts refined masks on Stable Diffusion 2.1 and SDXL."""
@@ -162,6 +166,9 @@ class CPAM(BesideSource):
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )
 
+    def __post_init__(self) -> None:
+        require_types(self)
+
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=3 * steps)
 
@@ -224,20 +231,30 @@ class CPAM(BesideSource):
 
     @classmethod
     def from_pretrained(
-        cls, backbone: str = "sd15", device: str = "cpu", dtype: str = "float32", **parameters: Any
+        cls, backbone: str = "sd15", device: str | None = None, dtype: str = "float32", **parameters: Any
     ) -> CPAMPipeline:
         """CPAM on a backbone, for editing single pictures.
 
         Args:
             backbone: ``pocket``, ``sd15``, ``sdxl`` or another name, a hub id, a folder or a file.
-            device, dtype: where and how the networks run.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; None is CUDA where there is some, as on the command line.
+            dtype: how the networks compute.
             parameters: any of this class's fields.
+
+        Raises:
+            UserError: a parameter is unknown or does not fit, or the backbone cannot be loaded.
 
         Example:
             >>> editor = CPAM.from_pretrained("pocket")  # doctest: +SKIP
             >>> edited = editor(image, mask, "a photo of an orange on a beach")  # doctest: +SKIP
         """
-        return CPAMPipeline(cls(**parameters), Backbone.load(backbone, device, dtype))
+        known = [field.name for field in fields(cls)]
+        for name in parameters:
+            if name not in known:
+                raise UserError(
+                    f"{cls.__name__} has no parameter {name!r}{close(name, known)}; it has: {', '.join(known)}"
+                )
+        return CPAMPipeline(cls(**parameters), Backbone.load(backbone, choose_device(device), dtype))
 
 
 @dataclass(frozen=True)
@@ -320,34 +337,45 @@ class CPAMPipeline:
         retain_object: bool = False,
         steps: int = 50,
         seed: int = 0,
+        fit: Fit = "squash",
     ) -> Image.Image:
         """Edit one picture.
 
         Args:
             image: the picture, any size; it is worked on as a square of the backbone's resolution.
-            mask: the region to alter, non-zero where it is; an image, or an array (H, W).  For ``kind="background"``
-                that is the background.
+            mask: of the object, non-zero where it is; an image, or an array (H, W).  For ``kind="background"`` that is
+                the object that stays, as on the command line and in data sets.
             prompt: what the edited picture shows (P_t).
             kind: the kind of edit (Section 4.4).
             object_prompt: the words of the prompt that name the object.
             retain_object: keep the object's identity (Eq. 2).
             steps: of DDIM, for the inversion and for the editing.
             seed: of the draw of normal layers.
+            fit: how a picture that is not square becomes the square that is edited.
 
         Returns:
-            RGB, ``backbone.resolution`` an edge.
+            RGB, ``backbone.resolution`` an edge: the square that the model makes.  ``find_frame().put_back`` of a
+            sample sets such a square into its picture, as the command does.
 
         Raises:
-            UserError: the mask is empty or of another size than the image.
+            UserError: there is no such kind, the mask is empty or of another size than the image, or steps are out of
+                range.
         """
-        region = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
+        marked = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
+        if marked.shape != (image.height, image.width):
+            raise UserError(
+                f"the mask has shape {marked.shape}, and the image is {image.width} x {image.height} pixels;"
+                " bring it to the image's size, with nearest neighbour"
+            )
         sample = Sample(
             id="picture",
             image=image,
-            region=region,
+            region=~marked if kind == "background" else marked,
             target_prompt=prompt,
             object_prompt=object_prompt,
+            altered="background" if kind == "background" else "foreground",
             retain_object=retain_object,
             kind=kind,
+            fit=fit,
         )
         return self.editor.edit(sample, Source(sample, self.backbone, steps), seed)

@@ -138,9 +138,9 @@ class Dataset:
             "tags": datasets.List(text),
         }
         rows = []
+        columns = [field.name for field in dataclasses.fields(Sample) if field.name not in ("fit", "frame")]
         for sample in self.samples:
-            row: dict[str, Any] = {field.name: getattr(sample, field.name) for field in dataclasses.fields(Sample)}
-            del row["region"]
+            row: dict[str, Any] = {name: getattr(sample, name) for name in columns if name != "region"}
             mask = None if sample.region is None else Image.fromarray(sample.read_mask().astype(np.uint8) * 255)
             row["mask"] = mask and {"bytes": encode_png(mask), "path": None}
             row["mask_origin"] = sample.mask_origin and sample.mask_origin.model_dump_json()
@@ -149,7 +149,7 @@ class Dataset:
                 if isinstance(row[name], Image.Image):
                     row[name] = {"bytes": encode_png(row[name]), "path": None}
             rows.append({k: str(v) if isinstance(v, Path) else v for k, v in row.items()})
-        names = ["mask" if field.name == "region" else field.name for field in dataclasses.fields(Sample)]
+        names = ["mask" if name == "region" else name for name in columns]
         features = datasets.Features({name: special.get(name, text) for name in names})
         return datasets.Dataset.from_list(rows, features=features)
 

