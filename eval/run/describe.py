@@ -22,6 +22,7 @@ from cpam_bench.eval.methods import from_file, registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.records import READY_MADE, BackboneFacts, DataSet, Method, Run
 from cpam_bench.imba.common.labels import parameters
+from cpam_bench.imba.common.names import recorded
 from cpam_bench.imba.kinds import Fit
 from cpam_bench.imba.sample import Sample
 
@@ -85,8 +86,17 @@ def describe_run(
     fitted = {key: text.replace("resized", FITS[fit], 1) for key, text in {**PROTOCOL, "images": filtered}.items()}
     return Run(
         arguments=dict(arguments),
-        dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
-        backbone=BackboneFacts(backbone.name, dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket),
+        dataset=DataSet(
+            dataset.name,
+            dataset.fingerprint,
+            dataset.is_pocket,
+            dataset.records,
+            dict(dataset.left_out),
+            dataset.masks or None,
+        ),
+        backbone=BackboneFacts(
+            recorded(backbone.name), dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket
+        ),
         steps=steps,
         seed=seed,
         dtype=dtype,

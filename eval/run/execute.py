@@ -129,7 +129,7 @@ def execute(
             if isinstance(editor, Imported):
                 require_unchanged(store, label, editor, samples)
         if writer:
-            samples = captions.fill(store, samples, writer, model)
+            samples = captions.fill(store, samples, writer, model, say)
         say(f"{len(editors)} methods on {len(data)} samples into {folder}")
         cache = None
         if settings.cache:
