@@ -12,17 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers.utils import logging as transformers_logging
 
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
@@ -31,6 +28,9 @@ from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 Resize = Literal["bicubic", "nearest", "lanczos"]
 """How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
@@ -342,6 +342,8 @@ class Backbone(ABC):
 
         Leading spacing, offset 1, alpha_final = alpha_0, no clipping.
         """
+        from diffusers import DDIMScheduler  # half of what a list of methods would wait for
+
         return DDIMScheduler.from_config(
             self.pipeline.scheduler.config,
             timestep_spacing="leading",
@@ -411,7 +413,10 @@ class Backbone(ABC):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars while a pipeline loads: the caller decides what is printed."""
-    bars = (diffusers_logging, transformers_logging)
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    bars = (of_diffusers, of_transformers)
     for bar in bars:
         bar.disable_progress_bar()
     try:
@@ -460,6 +465,8 @@ def kind_of(place: str) -> type[Backbone]:
     if local.exists() and not (local / "model_index.json").is_file():
         raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
     with _told(place), _quiet():
+        from diffusers import DiffusionPipeline
+
         index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
     return _kind_reading(str(index.get("_class_name")), place)
 
