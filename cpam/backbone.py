@@ -23,6 +23,17 @@ from torch.nn.functional import interpolate
 
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
+from cpam_bench.cpam.repository import (
+    INDEX,
+    PICKLED,
+    described,
+    find,
+    is_file,
+    pickled,
+    pipeline_class,
+    require_channels,
+    require_prediction,
+)
 from cpam_bench.cpam.text import Text
 from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
@@ -142,11 +153,39 @@ class Backbone(ABC):
             UserError: it cannot be loaded.
         """
         started = time.monotonic()
-        with _told(name), _quiet():
-            read = cls.opener.from_single_file if Path(place).is_file() else cls.opener.from_pretrained
-            settings = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
-            pipeline = hub.load(place, lambda local: read(place, local_files_only=local, **settings))
+        options = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
+        if is_file(place):
+            pipeline = cls._read_file(Path(place), name, options)
+        else:
+            found = find(place, cls.parts)
+            with _told(name), _quiet():
+                pipeline = cls.opener.from_pretrained(
+                    found.folder, variant=found.variant, use_safetensors=True, local_files_only=True, **options
+                )
         return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
+
+    @classmethod
+    def _read_file(cls, file: Path, name: str, options: Mapping[str, Any]) -> Any:
+        """The pipeline in one file; its configuration is in a folder of the file's name beside it, or on the hub."""
+        beside = file.with_suffix("")
+        config = {"config": str(beside)} if (beside / INDEX).is_file() else {}
+
+        def read(local: bool) -> Any:
+            return cls.opener.from_single_file(str(file), local_files_only=local, **config, **options)
+
+        with _told(name), _quiet():
+            try:
+                return read(True)
+            except (OSError, ValueError):
+                if config:
+                    raise
+            if why := hub.trouble():
+                raise UserError(
+                    f"backbone {file} needs the configuration of its kind of model, which is fetched from"
+                    f" {hub.endpoint()}, and that cannot be reached: {why}. Bring the model's *.json files in a folder"
+                    f" {beside} beside it"
+                )
+            return read(False)
 
     @classmethod
     def from_pipeline(
@@ -155,9 +194,12 @@ class Backbone(ABC):
         """Wrap a pipeline that is already loaded, as the kind of backbone that it is.
 
         Raises:
-            UserError: no kind of backbone reads it, or its denoiser is not made for latents of one square size.
+            UserError: no kind of backbone reads it; its denoiser takes or predicts something else than is known, or is
+                not made for latents of one square size.
         """
         kind = cls if hasattr(cls, "reads") else _kind_reading(type(pipeline).__name__, name)
+        require_channels(pipeline.unet.config, name)
+        require_prediction(pipeline.scheduler.config, name)
         size = pipeline.unet.config.sample_size
         if not isinstance(size, int):
             raise UserError(
@@ -432,11 +474,12 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, UserError) as error:
-        known = ", ".join(sorted(BACKBONES.entry_points()))
-        raise UserError(
-            f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
-            f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
-        ) from error
+        raise UserError(f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n{_instead()}") from error
+
+
+def _instead() -> str:
+    known = ", ".join(sorted(BACKBONES.entry_points()))
+    return f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
 
 
 def is_named(label: str) -> bool:
@@ -459,16 +502,13 @@ def kind_of(place: str) -> type[Backbone]:
     Raises:
         UserError: it cannot be read, or no kind of backbone opens it.
     """
-    local = Path(place)
-    if local.is_file():
-        return _kind_holding(local)
-    if local.exists() and not (local / "model_index.json").is_file():
-        raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
-    with _told(place), _quiet():
-        from diffusers import DiffusionPipeline
-
-        index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
-    return _kind_reading(str(index.get("_class_name")), place)
+    if is_file(place):
+        return _kind_holding(Path(place))
+    try:
+        folder = described(place)
+    except UserError as error:
+        raise UserError(f"{error}. {_instead()}") from error
+    return _kind_reading(pipeline_class(folder, place), place)
 
 
 def kinds() -> list[type[Backbone]]:
@@ -487,6 +527,8 @@ def _kind_reading(pipeline: str, name: str) -> type[Backbone]:
 
 
 def _kind_holding(file: Path) -> type[Backbone]:
+    if file.suffix in PICKLED:
+        raise pickled(str(file), file.name)
     try:
         with safe_open(file, "pt") as weights:
             names = list(weights.keys())
