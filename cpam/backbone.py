@@ -6,6 +6,7 @@ What a kind of model has of its own is in :mod:`cpam_bench.cpam.backbones`.
 from __future__ import annotations
 
 import functools
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -494,6 +495,22 @@ def place_of(label: str) -> str:
         UserError: it has a name, and cannot be loaded by it.
     """
     return BACKBONES.load(label.partition(":")[0]).place if is_named(label) else label
+
+
+def family_of(label: str) -> str:
+    """The family of a backbone as ``--backbone`` takes it, told without loading its weights.
+
+    Raises:
+        UserError: nothing is found under it.
+    """
+    if is_named(label):
+        return BACKBONES.load(label.partition(":")[0]).family
+    kind = kind_of(label)
+    if is_file(label):
+        raise UserError(f"{label} is a single file, which only loading tells more of; give a name or a folder")
+    with _told(label):
+        config = json.loads((described(label) / "unet" / "config.json").read_text(encoding="utf-8"))
+    return kind.family_of(config)
 
 
 def kind_of(place: str) -> type[Backbone]:
