@@ -27,6 +27,12 @@ from cpam_bench.imba.errors import UserError
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
 
+CHANGED = "lpips_region"
+"""The metric that says whether a region was edited at all."""
+
+HARDLY = 0.05
+"""Of :data:`CHANGED`: below it a reader calls two pictures the same."""
+
 _NAMED = 20
 """How many failed edits of a method a note names."""
 
@@ -114,6 +120,13 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
     for metric in SHOWN:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
             notes.append(f"{known[metric].heading}: not defined for {undefined} edits, which its mean leaves out")
+    if changed := shown_as(CHANGED, metrics):
+        for name, change in zip(table["method"], table[changed], strict=True):
+            if change < HARDLY and name not in scored.references:
+                notes.append(
+                    f"{name}: the region to alter hardly changed ({known[changed].title} {change:.3f}, below {HARDLY});"
+                    " its background says little"
+                )
     notes = [*origin_notes(scored), *notes]
     if scored.is_pocket:
         notes.insert(0, POCKET)

@@ -26,7 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from PIL import Image
 
-from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, shown_as
+from cpam_bench.eval.analysis.leaderboard import CHANGED, SHOWN, Leaderboard, leaderboard, shown_as
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
 from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
@@ -179,7 +179,11 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
             if (grids := _sliced(slice, words, tasks, scores, methods))
         },
         paired=_paired(board),
-        scatter=scatter(board.rows, board.references, "lpips_background", "clip_score"),
+        scatter=scatter(
+            board.rows,
+            board.references,
+            *(shown_as(name, board.metrics) for name in ("lpips_background", "clip_score", CHANGED)),
+        ),
         plot={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         methods=methods,
         metrics=metrics,
