@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -80,6 +79,8 @@ class Imagic:
         return LaneCount(plain=2 * steps, trained=self.embedding_steps + self.model_steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        from diffusers import StableDiffusionPipeline
+
         backbone, random = source.backbone, generator(seed)
         denoiser = copy.deepcopy(backbone.unet).float()
         # Clones, because what was made in inference mode cannot take part in training.
