@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -39,6 +38,10 @@ class Imagic:
         "it trains the denoiser anew for each edit: 670 s on the pocket backbone where CPAM takes 10 (one thread)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True, fine_tuned=True)
+    refuses: ClassVar[Mapping[str, str]] = {
+        "sdxl": "it fits one text embedding, and SDXL has the prompt in one vector besides; nobody has published which"
+        " to fit"
+    }
     shown: ClassVar[Mapping[str, str]] = {
         "caption_free": f"{PIPELINE}, train(prompt, image, ...): the prompt is the target's, and no caption is read"
     }
@@ -76,6 +79,8 @@ class Imagic:
         return LaneCount(plain=2 * steps, trained=self.embedding_steps + self.model_steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
+        from diffusers import StableDiffusionPipeline
+
         backbone, random = source.backbone, generator(seed)
         denoiser = copy.deepcopy(backbone.unet).float()
         # Clones, because what was made in inference mode cannot take part in training.

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import logging
 from PIL import Image
 
 from cpam_bench.cpam.backbone import Backbone
@@ -48,6 +46,8 @@ def picture(output: Any) -> Image.Image:
     Raises:
         ValueError: it is not finite, which as a picture would be black and pass for an edit.
     """
+    from diffusers.image_processor import VaeImageProcessor
+
     values = output.images[0]
     if not np.isfinite(values).all():
         raise ValueError("the edit diverged: its picture holds values that are not finite")
@@ -98,6 +98,8 @@ def _counted(unet: Any, backbone: Backbone) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing but errors from diffusers: it warns of deprecated pipelines and of the safety checker."""
+    from diffusers.utils import logging
+
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

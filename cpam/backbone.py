@@ -6,23 +6,21 @@ What a kind of model has of its own is in :mod:`cpam_bench.cpam.backbones`.
 from __future__ import annotations
 
 import functools
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers.utils import logging as transformers_logging
 
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
@@ -42,6 +40,9 @@ from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 Resize = Literal["bicubic", "nearest", "lanczos"]
 """How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
@@ -384,6 +385,8 @@ class Backbone(ABC):
 
         Leading spacing, offset 1, alpha_final = alpha_0, no clipping.
         """
+        from diffusers import DDIMScheduler  # half of what a list of methods would wait for
+
         return DDIMScheduler.from_config(
             self.pipeline.scheduler.config,
             timestep_spacing="leading",
@@ -453,7 +456,10 @@ class Backbone(ABC):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars while a pipeline loads: the caller decides what is printed."""
-    bars = (diffusers_logging, transformers_logging)
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    bars = (of_diffusers, of_transformers)
     for bar in bars:
         bar.disable_progress_bar()
     try:
@@ -489,6 +495,22 @@ def place_of(label: str) -> str:
         UserError: it has a name, and cannot be loaded by it.
     """
     return BACKBONES.load(label.partition(":")[0]).place if is_named(label) else label
+
+
+def family_of(label: str) -> str:
+    """The family of a backbone as ``--backbone`` takes it, told without loading its weights.
+
+    Raises:
+        UserError: nothing is found under it.
+    """
+    if is_named(label):
+        return BACKBONES.load(label.partition(":")[0]).family
+    kind = kind_of(label)
+    if is_file(label):
+        raise UserError(f"{label} is a single file, which only loading tells more of; give a name or a folder")
+    with _told(label):
+        config = json.loads((described(label) / "unet" / "config.json").read_text(encoding="utf-8"))
+    return kind.family_of(config)
 
 
 def kind_of(place: str) -> type[Backbone]:

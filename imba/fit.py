@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load when they are asked for
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Fit
@@ -84,7 +84,7 @@ class Frame:
             inside &= region
         if inside.all():
             return whole
-        depth = distance_transform_edt(inside)
+        depth = scipy.ndimage.distance_transform_edt(inside)
         # In a narrow region half of the way to its middle, so that the edit shows there whole.
         width = max(1.0, min(SEAM * max(edges) / max(edited.size), depth.max() / 2))
         made, after = np.array(picture.convert("RGB")), np.asarray(whole)

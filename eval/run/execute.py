@@ -93,6 +93,8 @@ def execute(
     here = where if name == "serial" else "cpu"
     quiet()
     model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype, resize=settings.resize)
+    for line in registry.leave_out_refused(editors, settings.backbone, model.family):
+        say(line)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None

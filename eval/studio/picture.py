@@ -16,6 +16,7 @@ from cpam_bench.cpam.editing import Editor, TellsMask
 from cpam_bench.cpam.masks import target_mask
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.figures.sheet import sheet
+from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.worker import edit_seed
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Fit
@@ -123,8 +124,11 @@ def edit(
         the picture as the editors saw it, and label -> result.
 
     Raises:
-        UserError: a method cannot edit this sample.
+        UserError: a method cannot edit this sample, or does not run on this backbone.
     """
+    for label, editor in editors.items():
+        if reason := registry.refusal(editor, backbone.family):
+            raise UserError(f"{label} does not run on {backbone.name}: {reason}")
     source = Source(sample, backbone, steps)
     frame, picture = sample.find_frame(), to_rgb(sample.open_image())
     region = None if sample.region is None else replace(sample, fit="squash").read_mask()

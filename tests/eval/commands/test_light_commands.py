@@ -64,3 +64,9 @@ def test_commands_that_read_a_run_do_without_torch(run: Path, tmp_path: Path) ->
     ]
     found = loaded(commands, "torch", "diffusers", "transformers")
     assert found == [(command, []) for command in commands]
+
+
+def test_lists_of_methods_load_torch_and_no_pipelines() -> None:
+    # Editors compute with torch; what diffusers and transformers have is for those that run.
+    commands = [["methods"], ["methods", "cpam"], ["table", "1"]]
+    assert loaded(commands, "diffusers", "transformers", "scipy.stats") == [(command, []) for command in commands]
