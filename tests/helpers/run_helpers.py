@@ -34,6 +34,7 @@ class FakeBackbone:
     resolution = RESOLUTION
     device = "cpu"
     is_pocket = True
+    family = "sd1"
     resize = "bicubic"
     fingerprint: ClassVar[dict[str, str]] = {"unet": "a" * 64}
 

@@ -258,7 +258,7 @@ def test_a_worker_that_cannot_load_says_why(tmp_path: Path) -> None:
     chosen = editors(Brighten())
     recipe = Recipe(chosen, functools.partial(Backbone.load, "/no/such"), {}, steps=5, seed=0)
     store = Store.create_or_resume(tmp_path / "run", described(chosen, samples(1)))
-    with pytest.raises(UserError, match="a worker could not start: backbone '/no/such'"):
+    with pytest.raises(UserError, match="a worker could not start: .*'/no/such'"):
         runner.run(store, samples(1), chosen, FakeBackbone(), executor=Processes(recipe, 1), progress=False)
 
 
