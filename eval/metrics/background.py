@@ -185,7 +185,11 @@ class SSIMBackground:
         return {"protocol": _framed(words, self.frame)}
 
     def measure(self, batch: Batch, networks: Networks) -> Tensor:
-        return ssim(*batch.background())
+        import torch
+
+        # A picture at a time: so its windows stay within the processor's cache, which takes half the time of a batch.
+        pairs = zip(*(pixels.split(1) for pixels in batch.background()), strict=True)
+        return torch.cat([ssim(source, edit) for source, edit in pairs])
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:

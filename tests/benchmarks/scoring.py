@@ -1,33 +1,40 @@
-"""How fast scoring is against a picture at a time, metric by metric: the ratio, and the agreement, in one run.
+"""How fast scoring is against the authors' way, a picture at a time and metric by metric: the ratio, and the agreement.
 
 ``python tests/benchmarks/scoring.py --count 200 --edge 512`` scores made pictures by PIE-Bench's seven metrics in both
-ways, on the same device and with the same networks.  Weights that cannot be had are random ones of the right size: they
-take the same time.
+ways in one run, on the same device and with the same networks.  Their weights are random ones of the right size: they
+take the same time.  ``--small`` takes tiny networks, so that what is left is the handling of the pictures.  The
+authors' way is that of ``tests/helpers/straight_metrics.py``, with SSIM by torchmetrics in single precision.  Time is
+that of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+from straight_metrics import Straight
+from tiny_networks import write_tokenizer
 
 from cpam_bench.eval.metrics.metric import PROTOCOLS, Batch, choose, measure
 from cpam_bench.eval.metrics.networks import Networks
 
 BATCH = 16
+DEVICE = "cpu"
+"""Of both ways; the straight computations are of the CPU."""
 
 
-def networks(folder: Path, small: bool, device: str) -> Networks:
-    """ViT-B/8 and ViT-L/14 with random weights, or tiny ones; LPIPS has AlexNet, whose weights are here."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast, ViTConfig, ViTModel
+def write_networks(folder: Path, small: bool) -> dict[str, str]:
+    """ViT-B/8 and ViT-L/14 with random weights, or tiny ones, saved to a folder: role -> folder."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, ViTConfig, ViTModel
 
     tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     base = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -37,16 +44,9 @@ def networks(folder: Path, small: bool, device: str) -> Networks:
     text = {**(tiny if small else base), "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
     vision = {**(tiny if small else large), "image_size": 224, "patch_size": 14}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder / "clip")
-    words = {word: i for i, word in enumerate(["<s>", "</s>", "[UNK]", "a", "thing"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [("<s>", 0), ("</s>", 1)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="</s>")
-    fast.save_pretrained(folder / "clip")
+    write_tokenizer(folder / "clip")
     CLIPImageProcessor().save_pretrained(folder / "clip")
-    places = {"transformers-clip": str(folder / "clip"), "dino": str(folder / "dino")}
-    return Networks(device=device, places=places)
+    return {"transformers-clip": str(folder / "clip"), "dino": str(folder / "dino")}
 
 
 def pictures(count: int, edge: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -74,45 +74,44 @@ def batch(chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]], device: str) 
 
 
 def timed(work: Callable[[], dict[str, list[float]]]) -> tuple[float, dict[str, list[float]]]:
-    started = time.perf_counter()
+    started = time.process_time()
     found = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, found
+    return time.process_time() - started, found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--edge", type=int, default=512)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--small", action="store_true", help="tiny networks, so that only the handling is timed")
     options = parser.parse_args()
     labels = [label.replace("squeeze", "alex") for label in PROTOCOLS["pie-bench"]]
     metrics = choose(labels)
     made = pictures(options.count, options.edge)
     with tempfile.TemporaryDirectory() as folder:
-        used = networks(Path(folder), options.small, options.device)
+        places = write_networks(Path(folder), options.small)
+        used, straight = Networks(device=DEVICE, places=places), Straight(places, "alex")
 
         def one_by_one() -> dict[str, list[float]]:
-            found: dict[str, list[float]] = {label: [] for label in metrics}
-            for one in made:
-                for label, metric in metrics.items():
-                    found[label] += measure(batch([one], options.device), {label: metric}, used)[label]
-            return found
+            each = [
+                straight.seven(Image.fromarray(source), Image.fromarray(edit), mask, "a thing")
+                for source, edit, mask in made
+            ]
+            return {label: [seven[name] for seven in each] for label, name in zip(metrics, each[0], strict=True)}
 
         def together() -> dict[str, list[float]]:
             found: dict[str, list[float]] = {label: [] for label in metrics}
             for start in range(0, len(made), BATCH):
-                for label, values in measure(batch(made[start : start + BATCH], options.device), metrics, used).items():
+                for label, values in measure(batch(made[start : start + BATCH], DEVICE), metrics, used).items():
                     found[label] += values
             return found
 
-        measure(batch(made[:1], options.device), metrics, used)  # loads and warms up
+        measure(batch(made[:1], DEVICE), metrics, used)  # loads and warms up
+        straight.seven(*(Image.fromarray(one) for one in made[0][:2]), made[0][2], "a thing")
         alone, expected = timed(one_by_one)
         joined, found = timed(together)
     worst = max(np.nanmax(np.abs(np.subtract(found[label], expected[label]))) for label in metrics)
-    facts = {"count": options.count, "edge": options.edge, "device": options.device, "small": options.small}
+    facts = {"count": options.count, "edge": options.edge, "device": DEVICE, "small": options.small}
     print(json.dumps({**facts, "one_by_one_s": alone, "together_s": joined, "ratio": alone / joined, "worst": worst}))
 
 

@@ -14,6 +14,7 @@ from cpam_bench.eval.metrics.clip import load_clip
 from cpam_bench.eval.metrics.metric import DEFAULT, Batch, choose, describe, measure
 from cpam_bench.eval.metrics.networks import Networks
 from cpam_bench.eval.metrics.perceptual import load_lpips, lpips_whole, within
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.errors import UserError
 
 LPIPS = DATA / "lpips"
@@ -225,6 +226,7 @@ def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch):
         asked.update(model=model, pretrained=pretrained, **options)
         raise RuntimeError("no network")
 
+    monkeypatch.setattr(hub, "require", lambda repository: None)
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
     for name, quick in (("ViT-L-14/openai", True), ("ViT-L-14/laion2b_s32b_b82k", False)):
         with pytest.raises(UserError, match="no network"):
