@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpam_bench.eval.commands.options import Device, Dtype, Model, ResizeBy, Seed, Steps
+from cpam_bench.eval.commands.options import Device, Dtype, Model, ResizeBy, Seed, Steps, Threads, finite
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Kind
 
@@ -34,7 +34,9 @@ def edit(
         list[str] | None, typer.Option(metavar="X,Y,X,Y,...", help="Corners around the object; repeat.")
     ] = None,
     stroke: Annotated[list[str] | None, typer.Option(metavar="X,Y,X,Y,...", help="A brush's path; repeat.")] = None,
-    brush: Annotated[float, typer.Option(metavar="PIXELS", min=1, help="Width of the brush of --stroke.")] = 20,
+    brush: Annotated[
+        float, typer.Option(callback=finite, metavar="PIXELS", min=1, help="Width of the brush of --stroke.")
+    ] = 20,
     select: Annotated[str | None, typer.Option(metavar="WORDS", help="Words that name the object.")] = None,
     mask_with: Annotated[
         str,
@@ -66,6 +68,7 @@ def edit(
     steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     resize: ResizeBy = "bicubic",
     original_size: Annotated[
@@ -103,7 +106,7 @@ def edit(
 
     from cpam_bench.cpam.backbone import Backbone
     from cpam_bench.eval.run.describe import describe_editor, versions
-    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet, use_threads
     from cpam_bench.eval.store.records import plain
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
@@ -122,6 +125,7 @@ def edit(
     elif clicks is not None:
         made = for_clicks(mask_with, place).segment(picture, clicks)
     model = Backbone.load(backbone, place, dtype, resize)
+    used = use_threads(threads, model)
     if select is not None:
         made = pictures.select_words(model, picture, select, mask_with, place)
     if made is not None:
@@ -155,6 +159,7 @@ def edit(
         "steps": steps,
         "seed": seed,
         "device": place,
+        "threads": used if place == "cpu" else None,
         "dtype": dtype,
         "methods": {
             label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
@@ -188,17 +193,20 @@ def studio(
     ] = "auto",
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 7860,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet, use_threads
     from cpam_bench.eval.studio.serve import serve_studio
 
     quiet()
     place = choose_device(device)
-    serve_studio(Backbone.load(backbone, place, dtype), collect, segmenter, port, browse)
+    model = Backbone.load(backbone, place, dtype)
+    use_threads(threads, model)
+    serve_studio(model, collect, segmenter, port, browse)
 
 
 def _say_mask(made: MadeMask) -> None:
