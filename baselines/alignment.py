@@ -50,10 +50,7 @@ def align(backbone: Backbone, source: str, target: str, edit: Words = "auto") ->
     Raises:
         UserError: words are to be replaced and the prompts have different numbers of them.
     """
-    tokenizer = backbone.pipeline.tokenizer
-    words = [
-        [tokenizer(word, add_special_tokens=False).input_ids for word in prompt.split()] for prompt in (source, target)
-    ]
+    words = [[backbone.tokens(word) for word in prompt.split()] for prompt in (source, target)]
     if edit == "auto":
         edit = "replace" if [*map(len, words[0])] == [*map(len, words[1])] else "refine"
     elif edit == "replace" and len(words[0]) != len(words[1]):
@@ -61,7 +58,7 @@ def align(backbone: Backbone, source: str, target: str, edit: Words = "auto") ->
             f"words=replace needs prompts of as many words; “{source}” has {len(words[0])}, “{target}” has"
             f" {len(words[1])}; use words=refine or words=auto"
         )
-    size = tokenizer.model_max_length
+    size = backbone.length
     ids = [[id for word in prompt for id in word][: size - 2] for prompt in words]
     entries = replacement(*words) if edit == "replace" else refinement(*ids)
     entries = [(i, j, share) for i, j, share in entries if i < len(ids[0]) and j < len(ids[1])]
@@ -81,15 +78,14 @@ def align(backbone: Backbone, source: str, target: str, edit: Words = "auto") ->
 
 def positions(backbone: Backbone, prompt: str, words: Container[str]) -> list[int]:
     """Positions among a prompt's tokens of those of its words, split at spaces, that are among ``words``."""
-    tokenizer = backbone.pipeline.tokenizer
     found: list[int] = []
     place = 1  # after the start token
     for word in prompt.split():
-        tokens = len(tokenizer(word, add_special_tokens=False).input_ids)
+        tokens = len(backbone.tokens(word))
         if word in words:
             found += range(place, place + tokens)
         place += tokens
-    return [position for position in found if position < tokenizer.model_max_length - 1]
+    return [position for position in found if position < backbone.length - 1]
 
 
 def replacement(source: list[list[int]], target: list[list[int]]) -> list[tuple[int, int, float]]:

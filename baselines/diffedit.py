@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cpam_bench.cpam.backbone import ddim, noised
+from cpam_bench.cpam.diffusion import ddim, noised
 from cpam_bench.cpam.editing import Capabilities, LaneCount, first_step, generator, latent_mask, parameter
 from cpam_bench.cpam.sampling import guide
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.sample import Sample
 
 PIPELINE = "diffusers, StableDiffusionDiffEditPipeline"
@@ -58,7 +59,7 @@ class DiffEdit:
         backbone = source.backbone
         first = first_step(source.steps, self.strength, "strength")
         mask = latent_mask(sample, source) if self.masked else self.mask(sample, source, seed)
-        null, wanted = backbone.embed(""), backbone.embed(sample.target_prompt)
+        null, wanted = backbone.text(""), backbone.text(sample.target_prompt)
         trajectory = source.trajectory
         latents = trajectory.at(first)
         for step, (timestep, alpha, previous_alpha) in enumerate(trajectory.schedule.levels()):
@@ -77,7 +78,7 @@ class DiffEdit:
         schedule = backbone.schedule(source.steps)
         level = first_step(source.steps, self.encode_strength, "encode_strength")
         noises = torch.randn((self.maps, *latents.shape[1:]), generator=generator(seed)).to(latents.device)
-        texts = torch.cat([backbone.embed(""), backbone.embed(sample.target_prompt)])
+        texts = Text.together([backbone.text(""), backbone.text(sample.target_prompt)])
         total = torch.zeros_like(latents[:, :1])
         for noise in noises.split(1):  # one by one, for twenty lanes are many
             noisy = noised(latents, noise, schedule.alphas[level])

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled, layers, quarter_stages
-from cpam_bench.cpam.backbone import Backbone, Schedule, ddim, noised
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import Schedule, ddim, noised
 from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, latent_mask, parameter
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -129,11 +131,11 @@ class LEditsPP:
             region: float (1, 1, h, w) that the guidance is confined to, 1 inside.
         """
         words = WordsControl(backbone.unet, backbone.word_positions(prompt)) if self.intersect else None
-        embeddings = torch.cat([backbone.embed(""), backbone.embed(prompt)])
+        told = Text.together([backbone.text(""), backbone.text(prompt)])
         latents, before = inversion.latents, None
         with controlled(backbone.unet, words) if words else nullcontext():
             for step, (timestep, alpha, _) in enumerate(schedule.levels()):
-                null, concept = backbone.predict(torch.cat([latents, latents]), timestep, embeddings).chunk(2)
+                null, concept = backbone.predict(torch.cat([latents, latents]), timestep, told).chunk(2)
                 guidance = self.guidance * (concept - null)
                 if region is not None:
                     guidance = guidance * region
@@ -171,7 +173,7 @@ def invert(backbone: Backbone, latents: Tensor, schedule: Schedule, random: torc
     draws = [torch.randn(latents.shape, generator=random).to(latents.device) for _ in schedule.timesteps]
     path = [noised(latents, noise, alpha) for noise, alpha in zip(reversed(draws), schedule.alphas, strict=True)]
     path.append(latents)
-    null, noises, before = backbone.embed(""), [], None
+    null, noises, before = backbone.text(""), [], None
     for step, (timestep, alpha, _) in enumerate(schedule.levels()):
         clean = ddim(path[step], backbone.predict(path[step], timestep, null), alpha, 1.0)
         mean, deviation = solve(schedule, step, path[step], clean, before)

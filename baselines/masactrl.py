@@ -94,4 +94,4 @@ class MasaCtrl(BesideSource):
     def control(self, sample: Sample, source: Source) -> MutualControl:
         """What MasaCtrl does inside attention for a sample."""
         mask = torch.from_numpy(source_mask(sample, source)).to(source.backbone.device) if self.masked else None
-        return MutualControl(self.step, self.layer, mask)
+        return MutualControl(self.step, source.backbone.layer(self.layer), mask)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cpam_bench.cpam.backbone import Backbone, ddim
-from cpam_bench.cpam.inversion import Trajectory, embed_each
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
+from cpam_bench.cpam.inversion import Trajectory, texts_for
+from cpam_bench.cpam.text import Text
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class NullText:
     """An inversion that guided sampling follows back.
 
     Attributes:
-        embeddings: for each step, from noisy to clean, what the unconditional lane is given, (1, tokens, D) float32.
+        embeddings: for each step, from noisy to clean, what the unconditional lane is given in place of the empty
+            prompt's hidden states, (1, tokens, D) float32.
         trajectory: the latents that guided sampling with them goes through, z_T being the inversion's.
     """
 
@@ -56,10 +59,14 @@ def invert_null_text(
     # Half precision would round the gradient of a mean over all latents to nothing; Adam does not see the scale.
     scale = 1.0 if backbone.dtype == torch.float32 else 2.0**14
     pivot = Trajectory.together(pivots)
-    wanted = embed_each(backbone, prompts, len(prompts))
-    nulls = [backbone.embed("").float() for _ in prompts]
+    wanted = texts_for(backbone, prompts, len(prompts))
+    nulls = [backbone.text("").hidden.float() for _ in prompts]
     path = [pivot.at(0)]
     embeddings = []
+
+    def told(hidden: list[Tensor]) -> Text:
+        return replace(backbone.text("").expand(len(hidden)), hidden=torch.cat(hidden))
+
     for step, (timestep, alpha, previous_alpha) in enumerate(pivot.schedule.levels()):
         progress = step / len(pivot.schedule)
         latents = path[-1]
@@ -71,7 +78,7 @@ def invert_null_text(
             going = list(range(len(nulls)))
             for _ in range(inner_steps):
                 moving = [nulls[index] for index in going]
-                empty = backbone.predict_with_gradient(latents[going], timestep, torch.cat(moving))
+                empty = backbone.predict_with_gradient(latents[going], timestep, told(moving))
                 guided = empty + guidance * (text[going] - empty)
                 moved = ddim(latents[going], guided, alpha, previous_alpha)
                 losses = (moved - goal[going]).square().mean((1, 2, 3))
@@ -84,7 +91,7 @@ def invert_null_text(
                 if not going:
                     break
             nulls = [null.detach() for null in nulls]
-        empty = backbone.predict(latents, timestep, torch.cat(nulls))
+        empty = backbone.predict(latents, timestep, told(nulls))
         path.append(ddim(latents, empty + guidance * (text - empty), alpha, previous_alpha))
         embeddings.append(nulls)
     return [

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from cpam_bench.cpam.attention import AttentionControl, attention_map, controlled
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -128,20 +130,23 @@ class Pix2PixZero:
         path = self.invert(backbone, backbone.encode(source.image, random), caption, source.steps, random)
         return backbone.decode(self.denoise(backbone, path, caption, direction, source.steps))
 
-    def direction(self, backbone: Backbone, caption: str, prompt: str) -> Tensor:
-        """From what the caption names to what the prompt names, (1, tokens, D).
+    def direction(self, backbone: Backbone, caption: str, prompt: str) -> Text:
+        """From what the caption names to what the prompt names, one lane.
 
-        The mean of a bank's embeddings less that of the other's, or one prompt's embedding less the other's.
+        The mean of a bank's embeddings less that of the other's, or one prompt's embedding less the other's.  Where the
+        denoiser is told the prompt in one vector besides (SDXL), the direction is of that too.
         """
         if self.between == "prompts":
-            return backbone.embed(prompt) - backbone.embed(caption)
+            return backbone.text(prompt).plus(backbone.text(caption), -1)
         before, after = objects(caption, prompt)
         banks = zip(read_bank(self.bank), (before, after), strict=True)
         source, target = (
-            backbone.embed_each([sentence.replace("{}", thing) for sentence in bank]).mean(0, keepdim=True)
+            backbone.texts([sentence.replace("{}", thing) for sentence in bank]).each(
+                lambda part: part.mean(0, keepdim=True)
+            )
             for bank, thing in banks
         )
-        return target - source
+        return target.plus(source, -1)
 
     def invert(
         self, backbone: Backbone, latents: Tensor, caption: str, steps: int, random: torch.Generator
@@ -158,7 +163,7 @@ class Pix2PixZero:
         Raises:
             UserError: no step remains.
         """
-        alphas, embedding = backbone.alphas, backbone.embed(caption)
+        alphas, told = backbone.alphas, backbone.text(caption)
         timesteps = backbone.schedule(steps).timesteps[::-1]
         if not self.all_steps:
             timesteps = timesteps[1:-1]
@@ -167,7 +172,7 @@ class Pix2PixZero:
         stride, last = len(alphas) // steps, len(alphas) - 1
         path = [latents]
         for timestep in timesteps:
-            noise = self.regularise(backbone.predict(path[-1], timestep, embedding), random)
+            noise = self.regularise(backbone.predict(path[-1], timestep, told), random)
             path.append(ddim(path[-1], noise, alphas[timestep - 1], alphas[min(timestep - 1 + stride, last)]))
         return path
 
@@ -181,9 +186,7 @@ class Pix2PixZero:
                 noise = noise - self.lambda_kl * gradient_of(divergence, noise)
         return noise
 
-    def denoise(
-        self, backbone: Backbone, path: Sequence[Tensor], caption: str, direction: Tensor, steps: int
-    ) -> Tensor:
+    def denoise(self, backbone: Backbone, path: Sequence[Tensor], caption: str, direction: Text, steps: int) -> Tensor:
         """z_T -> edited z_0, (1, C, h, w) float32: along the direction, held to the caption's attention (Section 3.3).
 
         The caption is the negative prompt as well, so that the source's own lane is one, and its maps are those of
@@ -193,8 +196,9 @@ class Pix2PixZero:
         Args:
             path: of :meth:`invert`, of which z_T is read, and with ``trajectory`` all.
         """
-        described = backbone.embed(caption)
-        wanted = described + direction
+        described = backbone.text(caption)
+        wanted = described.plus(direction)
+        both = Text.together([described, wanted])
         control = MapsControl()
         source = target = path[-1]
         with controlled(backbone.unet, control):
@@ -208,13 +212,13 @@ class Pix2PixZero:
 
                 def distance(lanes: Tensor, timestep: int = timestep) -> Tensor:
                     control.distance = torch.zeros((), device=lanes.device)
-                    backbone.predict_with_gradient(lanes, timestep, torch.cat([described, wanted]))
+                    backbone.predict_with_gradient(lanes, timestep, both)
                     return control.distance
 
                 lanes = torch.cat([target, target])
                 lanes = lanes - self.amount * gradient_of(distance, lanes)
                 control.task = "plain"
-                away, towards = backbone.predict(lanes, timestep, torch.cat([described, wanted])).chunk(2)
+                away, towards = backbone.predict(lanes, timestep, both).chunk(2)
                 # As in the authors' code, the latents that go on are those of the lane without the direction.
                 target = ddim(lanes[:1], away + self.guidance * (towards - away), alpha, previous_alpha)
                 if self.shift:

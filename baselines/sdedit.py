@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from PIL import Image
 
-from cpam_bench.cpam.backbone import ddim, noised
+from cpam_bench.cpam.diffusion import ddim, noised
 from cpam_bench.cpam.editing import Capabilities, LaneCount, first_step, generator, parameter
 from cpam_bench.cpam.sampling import guide
 from cpam_bench.cpam.source import Source
@@ -46,7 +46,7 @@ class SDEdit:
         backbone, random = source.backbone, generator(seed)
         first = first_step(source.steps, self.strength, "strength")
         levels = list(backbone.schedule(source.steps).levels())[first:]
-        null, wanted = backbone.embed(""), backbone.embed(sample.target_prompt)
+        null, wanted = backbone.text(""), backbone.text(sample.target_prompt)
         clean = backbone.encode(source.image, random)
         noise = torch.randn(clean.shape, generator=random).to(clean.device)
         latents = noised(clean, noise, levels[0][1])

@@ -1,44 +1,92 @@
-"""A diffusion model to edit with: one object around a diffusers Stable Diffusion pipeline."""
+"""A diffusion model to edit with: what every editor may rely on, and how a name becomes one.
+
+What a kind of model has of its own is in :mod:`cpam_bench.cpam.backbones`.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers.utils import logging as transformers_logging
 
+from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
+from cpam_bench.cpam.text import Text
+from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
+from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
-
-NAMES: dict[str, str] = {
-    "pocket": str(Path(__file__).parent / "weights" / "pocket"),
-    "sd14": "CompVis/stable-diffusion-v1-4",
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-}
-"""Short names of backbones; anything else is a hub id or a folder in diffusers' layout."""
 
 Resize = Literal["bicubic", "nearest", "lanczos"]
 """How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+STABLE_DIFFUSION_LAYERS = 16
+"""Self-attention layers of Stable Diffusion 1.x and 2.x, in which papers count; see :meth:`Backbone.layer`."""
+
+
+class Model(Protocol):
+    """A backbone by its name, before it is loaded: a frozen dataclass whose fields are its parameters.
+
+    Class attributes:
+        name: how it is called on the command line.
+        title: as a reader knows it.
+        reference: where it is published.
+        family: what methods that run on some models only go by: ``sd1``, ``sd2`` or ``sdxl``.
+        place: hub id, folder or file of its weights; empty if it is made otherwise.
+        kind: class of the backbone that it becomes.  Folders and files that this class reads are opened by it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    family: ClassVar[str]
+    place: ClassVar[str]
+    kind: ClassVar[type[Backbone]]
+
+    def load(self, device: str, dtype: str, resize: Resize) -> Backbone:
+        """The model on a device, its networks in ``float32``, ``float16`` or ``bfloat16``.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        ...
+
+
+BACKBONES: Group[Model] = Group(
+    "cpam_bench.backbones",
+    "backbone",
+    {"name": str, "title": str, "reference": str, "family": str, "place": str, "kind": type},
+    ("load",),
+)
+"""Every backbone with a name that is installed."""
+
 
 @dataclass
-class Backbone:
-    """A Stable Diffusion 1.x or 2.x model, frozen.
+class Backbone(ABC):
+    """A latent diffusion model with a UNet, frozen.
+
+    Class attributes:
+        reads: names of diffusers' pipelines, as model_index.json has them, that this kind opens.
+        opener: the class of diffusers that opens them, with ``options``.
+        parts: names of the pipeline's networks.
+        single: what the names of weights in a single file of this kind begin with.
 
     Attributes:
         name: as it was asked for.
@@ -50,86 +98,130 @@ class Backbone:
         evaluations: how many latents (lanes) the denoiser has seen, for cost accounting.
     """
 
+    reads: ClassVar[tuple[str, ...]]
+    opener: ClassVar[Any]
+    options: ClassVar[Mapping[str, Any]] = {}
+    parts: ClassVar[tuple[str, ...]]
+    single: ClassVar[str]
+
     name: str
-    pipeline: StableDiffusionPipeline
+    pipeline: Any
     device: torch.device
     dtype: torch.dtype
     resolution: int
     load_seconds: float = 0.0
     resize: Resize = "bicubic"
     evaluations: int = 0
-    _embeddings: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _texts: dict[tuple[str, bool], Text] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(
         cls, name: str = "pocket", device: str = "cpu", dtype: str = "float32", resize: Resize = "bicubic"
     ) -> Backbone:
-        """Load ``pocket``, ``sd14``, ``sd15``, a hub id, or a folder.
+        """Load a backbone by its name, a hub id, a folder in diffusers' layout, or a single file of safetensors.
 
         Raises:
-            UserError: nothing loadable is found under the name, or it is no Stable Diffusion with one text encoder.
+            UserError: nothing that can be loaded is found under the name.
         """
-        started = time.monotonic()
         if dtype not in DTYPES:
             raise UserError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-        place = NAMES.get(name, name)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device {device!r} asked for, but this torch sees no CUDA device; use --device cpu")
-        local = Path(place)
-        if local.exists() and not (local / "model_index.json").is_file():
-            raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
-        try:
-            with _quiet():
-                pipeline = StableDiffusionPipeline.from_pretrained(
-                    place, dtype=DTYPES[dtype], safety_checker=None, requires_safety_checker=False
-                )
-        except (OSError, ValueError) as error:
-            known = ", ".join(NAMES)
-            raise UserError(
-                f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
-                f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
-            ) from error
+        if not BACKBONES.entry_points() or is_named(name):
+            label, model = BACKBONES.make(name)
+            loaded = model.load(device, dtype, resize)
+            loaded.name = label
+            return loaded
+        return kind_of(name).open(name, name, device, dtype, resize)
+
+    @classmethod
+    def open(cls, place: str, name: str, device: str, dtype: str, resize: Resize) -> Backbone:
+        """Load this kind of backbone from a hub id, a folder or a single file.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        started = time.monotonic()
+        with _told(name), _quiet():
+            read = cls.opener.from_single_file if Path(place).is_file() else cls.opener.from_pretrained
+            settings = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
+            pipeline = hub.load(place, lambda local: read(place, local_files_only=local, **settings))
         return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
 
     @classmethod
     def from_pipeline(
         cls, pipeline: Any, name: str, device: str = "cpu", seconds: float = 0.0, resize: Resize = "bicubic"
     ) -> Backbone:
-        """Wrap a pipeline that is already loaded; its scheduler is replaced by the DDIM of :meth:`schedule`.
+        """Wrap a pipeline that is already loaded, as the kind of backbone that it is.
 
         Raises:
-            UserError: the denoiser is not made for latents of one square size.
+            UserError: no kind of backbone reads it, or its denoiser is not made for latents of one square size.
         """
+        kind = cls if hasattr(cls, "reads") else _kind_reading(type(pipeline).__name__, name)
         size = pipeline.unet.config.sample_size
         if not isinstance(size, int):
             raise UserError(
                 f"backbone {name!r}: its unet's sample_size is {size!r}; square latents of one size are supported, so"
                 " set the edge in the unet's config.json"
             )
-        for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
-            part.to(device).eval().requires_grad_(False)
+        for part in kind.parts:
+            getattr(pipeline, part).to(device).eval().requires_grad_(False)
         resolution = size * pipeline.vae_scale_factor
-        return cls(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds, resize)
+        made = kind(name, pipeline, torch.device(device), pipeline.unet.dtype, resolution, seconds, resize)
+        made.texts([""])  # transformers hangs its hooks into an encoder when that is first used; they belong to it
+        return made
+
+    @classmethod
+    def dtypes(cls, dtype: torch.dtype) -> Any:
+        """What diffusers is to load the networks in, as its argument ``dtype`` takes it."""
+        return dtype
+
+    @classmethod
+    @abstractmethod
+    def family_of(cls, unet: Mapping[str, Any]) -> str:
+        """The family, as :class:`Model` has it, of a model of this kind by the configuration of its UNet."""
+
+    @property
+    def family(self) -> str:
+        """What methods that run on some models only go by: ``sd1``, ``sd2`` or ``sdxl``."""
+        return self.family_of(self.unet.config)
 
     @functools.cached_property
     def is_pocket(self) -> bool:
         """Whether it is the small embedded model, told by its weights, whatever it is called."""
-        return self.name == "pocket" or are_pocket(self.fingerprint.values())
+        return self.name.partition(":")[0] == "pocket" or are_pocket(self.fingerprint.values())
 
     @property
     def unet(self) -> Any:
         return self.pipeline.unet
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        edge = self.resolution // self.pipeline.vae_scale_factor
+        return edge, edge
+
+    @property
+    def self_layers(self) -> int:
+        """Number of self-attention layers; 16 in SD 1.x and 2.x, 70 in SDXL."""
+        return sum(".attn1." in name for name in self.unet.attn_processors)
+
+    @property
     def cross_layers(self) -> int:
-        """Number of cross-attention layers; 16 in SD 1.x."""
+        """Number of cross-attention layers; 16 in SD 1.x and 2.x, 70 in SDXL."""
         return sum(".attn2." in name for name in self.unet.attn_processors)
+
+    def layer(self, of_sixteen: int) -> int:
+        """The self-attention layer, from 0, where one of Stable Diffusion's 16 is on the way through the UNet.
+
+        Of SDXL's 70, layer 8 of 16 is 35 and layer 10 is 44, from which MasaCtrl's authors act on SDXL.
+        """
+        return round(of_sixteen * self.self_layers / STABLE_DIFFUSION_LAYERS)
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of each network's weights as loaded: component -> hex digest."""
-        parts = {"vae": self.pipeline.vae, "unet": self.unet, "text_encoder": self.pipeline.text_encoder}
-        return {name: weights_hash(part) for name, part in parts.items()}
+        return {name: weights_hash(getattr(self.pipeline, name)) for name in self.parts}
 
     # images and latents ---------------------------------------------------------------------------------------------
 
@@ -161,7 +253,7 @@ class Backbone:
             random: of the CPU; draws a sample of the posterior, whose mean is taken without it.
         """
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
-        posterior = self.pipeline.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        posterior = self.pipeline.vae.encode(pixels.to(self.device, self.pipeline.vae.dtype)).latent_dist
         drawn = posterior.mean if random is None else posterior.sample(random)
         latents: Tensor = drawn * self.pipeline.vae.config.scaling_factor
         return latents.float()
@@ -173,7 +265,7 @@ class Backbone:
         Raises:
             NotFinite: latents or pixels are NaN or infinite, which would show as black.
         """
-        scaled = latents.to(self.device, self.dtype) / self.pipeline.vae.config.scaling_factor
+        scaled = latents.to(self.device, self.pipeline.vae.dtype) / self.pipeline.vae.config.scaling_factor
         pixels = self.pipeline.vae.decode(scaled).sample[0].float()
         watch = Watch("decoding")
         watch.see(scaled)
@@ -184,19 +276,26 @@ class Backbone:
 
     # text -----------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def embed(self, prompt: str) -> Tensor:
-        """Prompt -> text embedding (1, tokens, D); remembered, for the same prompts come back often."""
-        if prompt not in self._embeddings:
-            self._embeddings[prompt] = self.embed_each([prompt])
-        return self._embeddings[prompt]
+        """What cross-attention sees of a prompt, (1, tokens, D): all that Stable Diffusion 1.x and 2.x take.
 
-    @torch.inference_mode()
-    def embed_each(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts -> text embeddings (prompts, tokens, D), not remembered."""
-        ids = torch.cat([self.token_ids(prompt) for prompt in prompts])
-        embeddings: Tensor = self.pipeline.text_encoder(ids.to(self.device))[0]
-        return embeddings
+        Where a model may take more (SDXL), :meth:`text` has it all.
+        """
+        return self.text(prompt).hidden
+
+    def text(self, prompt: str, zeros: bool = True) -> Text:
+        """What the denoiser is told of a prompt, one lane; remembered, for the same prompts come back often.
+
+        Args:
+            zeros: of the empty prompt take zeros where the model was trained so (SDXL); False encodes its tokens.
+        """
+        if (prompt, zeros) not in self._texts:
+            self._texts[prompt, zeros] = self.texts([prompt], zeros)
+        return self._texts[prompt, zeros]
+
+    @abstractmethod
+    def texts(self, prompts: Sequence[str], zeros: bool = True) -> Text:
+        """As :meth:`text`, of several prompts, one lane each; not remembered."""
 
     def token_ids(self, prompt: str) -> Tensor:
         """Token ids (1, tokens), padded and cut to the text encoder's length."""
@@ -204,12 +303,20 @@ class Backbone:
         ids = tokenizer(prompt, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
         return torch.tensor([ids])
 
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text's own tokens: no start, no end, no padding, nothing cut."""
+        ids: list[int] = self.pipeline.tokenizer(text, truncation=False, add_special_tokens=False).input_ids
+        return ids
+
+    @property
+    def length(self) -> int:
+        """How many tokens the text encoder sees, start and end among them; 77 for CLIP."""
+        return int(self.pipeline.tokenizer.model_max_length)
+
     def truncated(self, prompt: str) -> str | None:
         """The end of the prompt that the text encoder never sees, or None if it sees all of it."""
-        tokenizer = self.pipeline.tokenizer
-        ids = tokenizer(prompt, truncation=False, add_special_tokens=False).input_ids
-        room = tokenizer.model_max_length - 2  # start and end token
-        return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
+        ids, room = self.tokens(prompt), self.length - 2
+        return str(self.pipeline.tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
 
     def word_positions(self, prompt: str, part: str | None = None) -> list[int]:
         """Positions of a prompt's words among its tokens, start, end and padding left out.
@@ -217,14 +324,16 @@ class Backbone:
         Args:
             part: words of the prompt; only theirs are given, or all where they do not stand in the prompt.
         """
-        tokenizer = self.pipeline.tokenizer
-        room = tokenizer.model_max_length - 2
-        ids = tokenizer(prompt, add_special_tokens=False).input_ids[:room]
-        wanted = tokenizer(part, add_special_tokens=False).input_ids if part else []
+        ids = self.tokens(prompt)[: self.length - 2]
+        wanted = self.tokens(part) if part else []
         for start in range(len(ids) - len(wanted) + 1):
             if wanted and ids[start : start + len(wanted)] == wanted:
                 return list(range(1 + start, 1 + start + len(wanted)))
         return list(range(1, 1 + len(ids)))
+
+    def added(self, text: Text) -> dict[str, Tensor] | None:
+        """What the UNet takes beside the hidden states, as its argument ``added_cond_kwargs``."""
+        return None
 
     # diffusion ------------------------------------------------------------------------------------------------------
 
@@ -267,24 +376,28 @@ class Backbone:
         return levels
 
     @torch.inference_mode()
-    def predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timestep: int, text: Text | Tensor) -> Tensor:
         """Predicted noise, float32.
 
         Args:
             latents: (lanes, C, h, w).
             timestep: of training, 0 ... 999.
-            embeddings: (lanes, tokens, D).
+            text: of as many lanes; a tensor (lanes, tokens, D) is enough for a model that takes no more.
         """
-        return self.predict_with_gradient(latents, timestep, embeddings)
+        return self.predict_with_gradient(latents, timestep, text)
 
-    def predict_with_gradient(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
-        """As :meth:`predict`, but gradients flow back to latents and embeddings; the weights stay frozen."""
+    def predict_with_gradient(self, latents: Tensor, timestep: int, text: Text | Tensor) -> Tensor:
+        """As :meth:`predict`, but gradients flow back to latents and text; the weights stay frozen."""
+        text = text if isinstance(text, Text) else Text(text)
         if not torch.is_inference_mode_enabled():
-            # autograd refuses what encode, embed and predict have made; it takes copies of them.
-            latents, embeddings = (x.clone() if x.is_inference() else x for x in (latents, embeddings))
+            # autograd refuses what encode, text and predict have made; it takes copies of them.
+            latents = _writable(latents)
+            text = text.each(_writable)
         self.evaluations += len(latents)
         lanes = latents.to(self.device, self.dtype)
-        output: Tensor = self.unet(lanes, timestep, encoder_hidden_states=embeddings.to(self.dtype)).sample.float()
+        told = text.hidden.to(self.dtype)
+        added = self.added(text)
+        output: Tensor = self.unet(lanes, timestep, encoder_hidden_states=told, added_cond_kwargs=added).sample.float()
         kind = self.pipeline.scheduler.config.prediction_type
         if kind == "epsilon":
             return output
@@ -308,30 +421,75 @@ def _quiet() -> Iterator[None]:
             bar.enable_progress_bar()
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Timesteps from noisy to clean, with the cumulative alphas before and after each step."""
-
-    timesteps: list[int]
-    alphas: list[float]
-    previous_alphas: list[float]
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def levels(self) -> Iterator[tuple[int, float, float]]:
-        """Timestep and cumulative alphas before and after each step, from noisy to clean."""
-        return zip(self.timesteps, self.alphas, self.previous_alphas, strict=True)
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What libraries say of a model that they cannot load, as one of ours."""
+    try:
+        yield
+    except (OSError, ValueError, UserError) as error:
+        known = ", ".join(sorted(BACKBONES.entry_points()))
+        raise UserError(
+            f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
+            f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
+        ) from error
 
 
-def ddim(latents: Tensor, noise: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
-    """One deterministic DDIM move between two noise levels, in either direction (Song et al. 2021, Eq. 12, eta = 0)."""
-    clean = (latents - (1 - alpha_from) ** 0.5 * noise) / alpha_from**0.5
-    moved: Tensor = alpha_to**0.5 * clean + (1 - alpha_to) ** 0.5 * noise
-    return moved
+def is_named(label: str) -> bool:
+    """Whether a label is of an installed backbone, and not a hub id or a path."""
+    return label.partition(":")[0] in BACKBONES.entry_points()
 
 
-def noised(latents: Tensor, noise: Tensor, alpha: float) -> Tensor:
-    """z_0 -> z at the level of a cumulative alpha, with noise of unit variance (Ho et al. 2020, Eq. 4)."""
-    mixed: Tensor = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
-    return mixed
+def place_of(label: str) -> str:
+    """Where the weights of a backbone are: hub id, folder or file; of a path or a hub id, itself.
+
+    Raises:
+        UserError: it has a name, and cannot be loaded by it.
+    """
+    return BACKBONES.load(label.partition(":")[0]).place if is_named(label) else label
+
+
+def kind_of(place: str) -> type[Backbone]:
+    """The kind of backbone that opens a hub id, a folder or a single file, told by what it holds.
+
+    Raises:
+        UserError: it cannot be read, or no kind of backbone opens it.
+    """
+    local = Path(place)
+    if local.is_file():
+        return _kind_holding(local)
+    if local.exists() and not (local / "model_index.json").is_file():
+        raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
+    with _told(place), _quiet():
+        index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
+    return _kind_reading(str(index.get("_class_name")), place)
+
+
+def kinds() -> list[type[Backbone]]:
+    """Every kind of backbone that is installed, this package's own first, so that no other takes their folders."""
+    found, _ = BACKBONES.load_all()
+    own = sorted(found, key=lambda name: not BACKBONES.package_of(name).startswith(f"{OWN} "))
+    return list(dict.fromkeys(found[name].kind for name in own))
+
+
+def _kind_reading(pipeline: str, name: str) -> type[Backbone]:
+    for kind in kinds():
+        if pipeline in kind.reads:
+            return kind
+    known = ", ".join(read for kind in kinds() for read in kind.reads)
+    raise UserError(f"backbone {name!r} is a {pipeline}, which cannot be edited with; it must be one of {known}")
+
+
+def _kind_holding(file: Path) -> type[Backbone]:
+    try:
+        with safe_open(file, "pt") as weights:
+            names = list(weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"backbone {file} is no whole file of safetensors: {error}") from error
+    for kind in kinds():
+        if any(name.startswith(kind.single) for name in names):
+            return kind
+    raise UserError(f"backbone {file} holds no text encoder of Stable Diffusion or SDXL; give a whole checkpoint")
+
+
+def _writable(values: Tensor) -> Tensor:
+    return values.clone() if values.is_inference() else values

@@ -174,10 +174,12 @@ def latent_mask(sample: Sample, source: Source) -> Tensor:
         UserError: the sample has no mask, or nothing of it is left.
     """
     mask = torch.from_numpy(source_mask(sample, source).astype(np.float32))[None, None]
-    edge = source.backbone.resolution // source.backbone.pipeline.vae_scale_factor
-    small = interpolate(mask, (edge, edge), mode="nearest")
+    height, width = source.backbone.grid
+    small = interpolate(mask, (height, width), mode="nearest")
     if not small.any():
-        raise UserError(f"sample {sample.id}: nothing is left of its mask at {edge} x {edge} latents; draw it larger")
+        raise UserError(
+            f"sample {sample.id}: nothing is left of its mask at {width} x {height} latents; draw it larger"
+        )
     return small.to(source.backbone.device)
 
 

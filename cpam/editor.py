@@ -189,7 +189,7 @@ class CPAM(BesideSource):
             torch.from_numpy(first).to(backbone.device),
             retain=sample.retain_object and sample.kind in self.retained_kinds,
             start_step=self.start_step,
-            start_layer=self.start_layer,
+            start_layer=backbone.layer(self.start_layer),
             preservation=self.preservation,
             localization=self.localization,
             refinement=self._refinement(sample, backbone) if follows else None,
@@ -203,8 +203,7 @@ class CPAM(BesideSource):
         words = backbone.word_positions(
             sample.target_prompt, sample.object_prompt if self.refine_words == "object" else None
         )
-        edge = backbone.unet.config.sample_size
-        return Refinement(words, (edge, edge), backbone.cross_layers, self.refine_step, self.refine_threshold)
+        return Refinement(words, backbone.grid, backbone.cross_layers, self.refine_step, self.refine_threshold)
 
     @classmethod
     def from_pretrained(
@@ -213,7 +212,7 @@ class CPAM(BesideSource):
         """CPAM on a backbone, for editing single pictures.
 
         Args:
-            backbone: ``pocket``, ``sd15``, a hub id, or a folder in diffusers' layout.
+            backbone: ``pocket``, ``sd15``, ``sdxl`` or another name, a hub id, a folder or a file.
             device, dtype: where and how the networks run.
             parameters: any of this class's fields.
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cpam_bench.cpam.backbone import Backbone, Schedule, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import Schedule, ddim
 from cpam_bench.cpam.finite import Watch
+from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 
 
@@ -71,12 +73,12 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | S
         NotFinite: the latents are NaN or infinite; the message names the step.
     """
     schedule = backbone.schedule(steps)
-    embedding = embed_each(backbone, prompt, len(latents))
+    text = texts_for(backbone, prompt, len(latents))
     latents = latents.float()
     path = [latents]
     watch = Watch("inversion")
     for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):
-        noise = backbone.predict(latents, timestep, embedding)
+        noise = backbone.predict(latents, timestep, text)
         latents = ddim(latents, noise, previous_alpha, alpha)
         path.append(latents)
         watch.see(latents)
@@ -84,8 +86,8 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | S
     return Trajectory(path, schedule)
 
 
-def embed_each(backbone: Backbone, prompt: str | Sequence[str], samples: int) -> Tensor:
-    """One prompt for all samples, or that of each -> embeddings (samples, tokens, D)."""
+def texts_for(backbone: Backbone, prompt: str | Sequence[str], samples: int) -> Text:
+    """What the denoiser is told of one prompt for all samples, or of that of each: as many lanes as samples."""
     if isinstance(prompt, str):
-        return backbone.embed(prompt).expand(samples, -1, -1)
-    return torch.cat([backbone.embed(one) for one in prompt])
+        return backbone.text(prompt).expand(samples)
+    return Text.together([backbone.text(one) for one in prompt])

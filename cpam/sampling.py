@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cpam_bench.cpam.attention import AttentionControl, Lanes, Together, controlled
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.finite import Watch
-from cpam_bench.cpam.inversion import Trajectory, embed_each
+from cpam_bench.cpam.inversion import Trajectory, texts_for
+from cpam_bench.cpam.text import Text
 
 SOURCE, NULL, TEXT = 0, 1, 2
 """Lanes of the batch: the source (with the null prompt unless a method gives another), the target with the null prompt,
@@ -31,7 +33,8 @@ class Branch:
             there is no source lane.
         follow: take the source lane from the trajectory at each step; otherwise it is denoised on its own from z_T.
         source_prompt: what the :data:`SOURCE` lane is conditioned on.
-        negative: what the :data:`NULL` lane is conditioned on: a prompt, or an embedding (1, tokens, D) for each step.
+        negative: what the :data:`NULL` lane is conditioned on: a prompt, or for each step an embedding (1, tokens, D)
+            in place of the empty prompt's hidden states.
     """
 
     trajectory: Trajectory
@@ -86,12 +89,9 @@ def sample_together(backbone: Backbone, branches: Sequence[Branch]) -> list[Tens
         raise ValueError("targets that are denoised together need one schedule")
     beside = {branch.source: branch for branch in branches if branch.control is not None}
     control = _joined(branches, list(beside), backbone.device)
-    described = [backbone.embed(branch.source_prompt) for branch in beside.values()]
-    wanted = [backbone.embed(branch.prompt) for branch in branches]
-    nulls = [
-        [backbone.embed(branch.negative)] * len(schedule) if isinstance(branch.negative, str) else branch.negative
-        for branch in branches
-    ]
+    described = [backbone.text(branch.source_prompt) for branch in beside.values()]
+    wanted = [backbone.text(branch.prompt) for branch in branches]
+    nulls = [_nulls(backbone, branch) for branch in branches]
     guidance = torch.tensor([branch.guidance for branch in branches], device=backbone.device)[:, None, None, None]
     source = [branch.trajectory.at(0) for branch in beside.values()]
     target = torch.cat([_start(branch) for branch in branches])
@@ -101,8 +101,8 @@ def sample_together(backbone: Backbone, branches: Sequence[Branch]) -> list[Tens
             for branch in branches:
                 if branch.control is not None:
                     branch.control.step = step
-            embeddings = torch.cat([*described, *(null[step] for null in nulls), *wanted])
-            noise = backbone.predict(torch.cat([*source, target, target]), timestep, embeddings)
+            told = Text.together([*described, *(null[step] for null in nulls), *wanted])
+            noise = backbone.predict(torch.cat([*source, target, target]), timestep, told)
             own, null, text = noise.split([len(source), len(target), len(target)])
             source = [
                 branch.trajectory.at(step + 1) if branch.follow else ddim(latents, alone, alpha, previous_alpha)
@@ -120,6 +120,13 @@ def sample_together(backbone: Backbone, branches: Sequence[Branch]) -> list[Tens
             watch.see(target)
     watch.check()
     return list(target.split(1))
+
+
+def _nulls(backbone: Backbone, branch: Branch) -> list[Text]:
+    """What a branch's :data:`NULL` lane is told at each step."""
+    if isinstance(branch.negative, str):
+        return [backbone.text(branch.negative)] * len(branch.trajectory.schedule)
+    return [replace(backbone.text(""), hidden=hidden) for hidden in branch.negative]
 
 
 def _start(branch: Branch) -> Tensor:
@@ -148,14 +155,14 @@ def _joined(branches: Sequence[Branch], sources: Sequence[object], device: torch
     return Together(controls, lanes, torch.tensor(plain, device=device) if plain else None) if controls else None
 
 
-def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Tensor, text: Tensor, guidance: float) -> Tensor:
+def guide(backbone: Backbone, latents: Tensor, timestep: int, null: Text, text: Text, guidance: float) -> Tensor:
     """Predicted noise of latents (B, C, h, w) under classifier-free guidance, two evaluations.
 
     Args:
-        null, text: embeddings (1 or B, tokens, D) and (B, tokens, D) that it leads away from and towards.
+        null, text: what it leads away from and towards, of 1 or B lanes and of B.
     """
-    embeddings = torch.cat([null.expand_as(text), text])
-    away, towards = backbone.predict(torch.cat([latents, latents]), timestep, embeddings).chunk(2)
+    told = Text.together([null.expand(len(text)), text])
+    away, towards = backbone.predict(torch.cat([latents, latents]), timestep, told).chunk(2)
     noise: Tensor = away + guidance * (towards - away)
     return noise
 
@@ -172,8 +179,8 @@ def retrace(backbone: Backbone, trajectory: Trajectory, prompt: str | Sequence[s
         prompt: what it is conditioned on, or that of each sample.
     """
     path = [trajectory.at(0)]
-    embedding = embed_each(backbone, prompt, len(path[0]))
+    text = texts_for(backbone, prompt, len(path[0]))
     for timestep, alpha, previous_alpha in trajectory.schedule.levels():
-        noise = backbone.predict(path[-1], timestep, embedding)
+        noise = backbone.predict(path[-1], timestep, text)
         path.append(ddim(path[-1], noise, alpha, previous_alpha))
     return Trajectory(path[::-1], trajectory.schedule)

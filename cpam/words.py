@@ -69,13 +69,14 @@ def select(
         raise UserError("name what to look for in words")
     prompt = f"a photo of {words}"
     after_start = range(1, backbone.token_ids(prompt).shape[1])
-    edge = backbone.unet.config.sample_size
-    refinement = Refinement(after_start, (edge, edge), backbone.cross_layers, start_step=0, threshold=threshold, lane=0)
+    refinement = Refinement(
+        after_start, backbone.grid, backbone.cross_layers, start_step=0, threshold=threshold, lane=0
+    )
     watching, trajectory = _Watching(refinement), invert(backbone, backbone.encode(backbone.fit(image)), steps)
     with controlled(backbone.unet, watching):
         for step, timestep in enumerate(trajectory.schedule.timesteps):
             watching.step = step
-            backbone.predict(trajectory.at(step), timestep, backbone.embed(prompt))
+            backbone.predict(trajectory.at(step), timestep, backbone.text(prompt))
     if watching.mask is None:
         raise UserError(f"backbone {backbone.name!r} has no cross-attention to look at")
     mask = enlarge(watching.mask.cpu(), (image.height, image.width)).numpy()
@@ -85,7 +86,7 @@ def select(
         weights_sha256=backbone.fingerprint["unet"],
         inputs={"words": words, "prompt": prompt, "steps": steps, "threshold": threshold, "snap": snap},
     )
-    return MadeMask(_snapped(image, mask, edge) if snap else mask, origin)
+    return MadeMask(_snapped(image, mask, backbone.grid[0]) if snap else mask, origin)
 
 
 def _snapped(image: Image.Image, mask: np.ndarray, edge: int) -> np.ndarray:

@@ -111,10 +111,11 @@ def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
         if not parameters(editor).items() <= edit.params.items():
             raise UserError(f"{label} has other parameters now: {parameters(editor)}, not {edit.params}")
         start = run.samples.index(edit.sample) // run.batch * run.batch
+        editors = dict(registry.make(one) for one in run.lockstep) if edit.method in run.lockstep else {}
         samples = tuple(stored_sample(store, id) for id in run.samples[start : start + run.batch])
     except (UserError, Damaged) as error:
         return Repeat(edit.method, edit.sample, str(error), float("nan"), 0, "")
-    worker = Worker({edit.method: editor}, backbone, run.steps, run.seed)
+    worker = Worker({**editors, edit.method: editor}, backbone, run.steps, run.seed, lockstep=run.lockstep)
     unit = Unit(samples, {edit.method: (edit.sample,)})
     (made,) = (message for message in worker.work(unit) if isinstance(message, Made))
     if made.picture is None:

@@ -17,6 +17,7 @@ import typer
 
 from cpam_bench.eval.commands import (
     analyse,
+    backbones,
     check,
     data,
     doctor,
@@ -50,7 +51,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "The paper": (reproduce.reproduce, paper.table, paper.figure),
     "Trust": (check.status, check.verify, check.rerun),
     "Share": (share.report, share.export),
-    "What there is": (doctor.doctor, methods.methods, metrics.metrics, data.datasets),
+    "What there is": (doctor.doctor, methods.methods, metrics.metrics, data.datasets, backbones.backbones),
 }
 """The commands, by what one comes for."""
 

@@ -41,7 +41,12 @@ MaskThreshold = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option("--backbone", metavar="pocket|sd15|HUB_ID|PATH", help="Diffusion model to edit with.")
+    str,
+    typer.Option(
+        "--backbone",
+        metavar="NAME|HUB_ID|PATH",
+        help="Diffusion model: a name of: backbones, a hub id or a path.",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")]
 Samples = Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")]

@@ -139,6 +139,15 @@ def run(
             rich_help_panel=_SCALE,
         ),
     ] = None,
+    lockstep: Annotated[
+        bool | None,
+        typer.Option(
+            "--lockstep/--no-lockstep",
+            help="Edit with all methods beside a source at once: in less time, of which each edit says its share.",
+            show_default="the run's own; of a new one no",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
     cache: Annotated[
         str,
         typer.Option(metavar="DIR|none", help="Folder that keeps inversions for other runs.", rich_help_panel=_SCALE),
@@ -235,6 +244,7 @@ def run(
         workers=workers,
         threads=threads,
         batch=batch,
+        lockstep=lockstep,
         cache=None if cache == "none" else Path(cache),
         cache_gb=cache_size,
         timeout=timeout,
@@ -263,10 +273,10 @@ def known_resolution(backbone: str) -> int | None:
     """A backbone's resolution where its configuration is here, before anything is loaded; else None."""
     import json
 
-    from cpam_bench.cpam.backbone import NAMES
+    from cpam_bench.cpam.backbone import place_of
     from cpam_bench.imba.checks import LATENT
 
-    config = Path(NAMES.get(backbone, backbone)) / "unet" / "config.json"
+    config = Path(place_of(backbone)) / "unet" / "config.json"
     try:
         size = json.loads(config.read_text(encoding="utf-8"))["sample_size"]
     except (OSError, ValueError, KeyError, TypeError):  # loading it says what is wrong, if anything is

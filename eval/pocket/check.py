@@ -16,9 +16,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.sampling import reconstruct
+from cpam_bench.cpam.text import Text
 from cpam_bench.eval.metrics.classifier import Classifier, Guess
 from cpam_bench.eval.metrics.clip import ClipScorer
 from cpam_bench.eval.pocket.training import examples, held_out
@@ -90,21 +92,20 @@ def generate(
 ) -> list[Image.Image]:
     """Pictures from prompts by guided DDIM; each picture's noise is seeded by its place in the list."""
     schedule = backbone.schedule(steps)
-    size = backbone.unet.config.sample_size
-    null = backbone.embed("")
+    null = backbone.text("")
     pictures: list[Image.Image] = []
     for start in tqdm(range(0, len(prompts), batch), desc="generating", mininterval=5):
         part = prompts[start : start + batch]
         latents = torch.cat(
             [
-                torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed + start + i))
+                torch.randn(1, 4, *backbone.grid, generator=torch.Generator().manual_seed(seed + start + i))
                 for i in range(len(part))
             ]
         ).to(backbone.device)
-        embeddings = torch.cat([null.expand(len(part), -1, -1), *(backbone.embed(prompt) for prompt in part)])
+        told = Text.together([null.expand(len(part)), *(backbone.text(prompt) for prompt in part)])
         levels = zip(schedule.timesteps, schedule.alphas, schedule.previous_alphas, strict=True)
         for timestep, alpha, previous_alpha in levels:
-            plain, guided = backbone.predict(torch.cat([latents, latents]), timestep, embeddings).chunk(2)
+            plain, guided = backbone.predict(torch.cat([latents, latents]), timestep, told).chunk(2)
             latents = ddim(latents, plain + guidance * (guided - plain), alpha, previous_alpha)
         pictures += [backbone.decode(one[None]) for one in latents]
     return pictures

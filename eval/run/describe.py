@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def describe_run(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    lockstep: Sequence[str] = (),
 ) -> Run:
     """What ``run.json`` says of a run that is about to start.
 
@@ -68,6 +69,7 @@ def describe_run(
         dtype, device: as asked for.
         threads: of torch in each worker, if they are set.
         batch: how many samples are edited together.
+        lockstep: labels of the methods that are edited together.
     """
     return Run(
         arguments=dict(arguments),
@@ -84,6 +86,7 @@ def describe_run(
         machine=machine(device),
         threads=threads,
         batch=batch,
+        lockstep=list(lockstep),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cpam_bench.cpam.editing import Editor
@@ -19,7 +19,7 @@ from cpam_bench.eval.run.executor import Executor, Serial
 from cpam_bench.eval.run.inversion import MakeSource, TimedSource
 from cpam_bench.eval.run.messages import Began, Broken, Died, Finished, Made, Message, Note, Ready, Unit
 from cpam_bench.eval.run.progress import Bars, bars
-from cpam_bench.eval.run.schedule import TRIES, Job, Schedule, Work, units
+from cpam_bench.eval.run.schedule import TRIES, Job, Schedule, units
 from cpam_bench.eval.run.worker import Worker, failed
 from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store, at_once
@@ -138,7 +138,8 @@ class _Driver:
         self.timeout, self.bars, self.interrupted = timeout, bars, interrupted
         self.failures: list[Failure] = []
         self.samples = {sample.id: sample for sample in samples}
-        self.schedule = Schedule(units(store.run.samples, store.run.batch, self.samples, pending), editors)
+        work = units(store.run.samples, store.run.batch, self.samples, pending)
+        self.schedule = Schedule(work, editors, store.run.lockstep)
         stored = at_once(store.has_task, [sample.id for sample in samples])
         self.tasks = {sample.id for sample, there in zip(samples, stored, strict=True) if there}
         self.only_tasks = [s for s in samples if not pending[s.id] and s.id not in self.tasks]
@@ -163,7 +164,7 @@ class _Driver:
 
     def _hand_out(self) -> None:
         while self.schedule and self.idle:
-            work = self.schedule.take()
+            work = self.schedule.take(self.executor.size)
             loaded = {id: self._prepare(self.samples[id]) for id in work.samples}
             bad = {id: error for id, error in loaded.items() if isinstance(error, Exception)}
             for method, ids in work.wanted.items():
@@ -176,8 +177,8 @@ class _Driver:
                 continue
             worker = self.idle.pop()
             whole = tuple(sample for sample in loaded.values() if isinstance(sample, Sample))
-            self.executor.submit(worker, Unit(whole, wanted))
-            self.jobs[worker] = Job(Work(work.samples, wanted))
+            self.executor.submit(worker, Unit(whole, wanted, work.lockstep))
+            self.jobs[worker] = Job(replace(work, wanted=wanted))
             self.since[worker] = time.monotonic()
         wanted_workers = min(len(self.schedule), self.executor.size - len(self.jobs)) - len(self.starting)
         for _ in range(wanted_workers):
@@ -208,7 +209,7 @@ class _Driver:
         elif isinstance(message, Note):
             self.bars.say(message.text)
         elif isinstance(message, Began):
-            self.jobs[worker].begin(message.method, message.samples)
+            self.jobs[worker].begin(message.edits)
             self.since[worker] = time.monotonic()
         elif isinstance(message, Made):
             job = self.jobs[worker]
@@ -225,6 +226,8 @@ class _Driver:
         edit = made.edit
         self.store.write_edit(edit, made.picture)
         self.inversions[edit.inversion] += 1
+        if edit.status == "ok":
+            self.schedule.took(edit.method, edit.seconds)
         if edit.error:
             self.failures.append(Failure(edit.method, edit.sample, edit.error))
             self.bars.say(f"failed: {edit.method} on {edit.sample}: {edit.error}")
@@ -261,13 +264,16 @@ class _Driver:
     def _strike(self, job: Job, error: Exception) -> None:
         """A worker is gone: tell what becomes of what it was at, and write down what is given up."""
         loss = self.schedule.lose(job)
-        for id in loss.given_up:
+        for method, id in loss.given_up:
             given_up = type(error)(f"{error} (tried {TRIES} times)")
-            self._write(Made(failed(loss.method, self.editors[loss.method], id, self.store.run.seed, given_up)))
-        if loss.again:
-            self.bars.say(f"{loss.method} on {', '.join(loss.again)}: {error}; tried again later")
-        for id in loss.alone:
-            self.bars.say(f"{loss.method} on {id}: {error}; put aside, and tried once more at the end")
+            self._write(Made(failed(method, self.editors[method], id, self.store.run.seed, given_up)))
+        again: dict[str, list[str]] = {}
+        for method, id in loss.again:
+            again.setdefault(method, []).append(id)
+        for method, ids in again.items():
+            self.bars.say(f"{method} on {', '.join(ids)}: {error}; tried again later")
+        for method, id in loss.alone:
+            self.bars.say(f"{method} on {id}: {error}; put aside, and tried once more at the end")
 
 
 def _advice(reason: str) -> str:

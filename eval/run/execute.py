@@ -10,7 +10,7 @@ from typing import Any
 
 from cpam_bench.baselines.imported import Imported
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import Editor
+from cpam_bench.cpam.editing import BesideSource, Editor
 from cpam_bench.eval.analysis.leaderboard import Leaderboard, leaderboard
 from cpam_bench.eval.methods import captions, registry
 from cpam_bench.eval.methods.ready_made import require_unchanged
@@ -104,6 +104,7 @@ def execute(
         editors = {_label_of(label, editor, before): editor for label, editor in editors.items()}
         threads = worker_threads(settings, before, model, workers) if where == "cpu" else None
         batch = settings.batch or (before.batch if before else 4 if model.is_pocket and where == "cpu" else 1)
+        lockstep = _lockstep(settings, before, editors)
         description = describe_run(
             arguments or {},
             data,
@@ -116,6 +117,7 @@ def execute(
             device=where,
             threads=threads,
             batch=batch,
+            lockstep=lockstep,
         )
         store = Store.create_or_resume(folder, description)
         for label, editor in editors.items():
@@ -137,6 +139,7 @@ def execute(
             settings.seed,
             threads=threads,
             cache=cache,
+            lockstep=tuple(lockstep),
         )
         executor = _make_executor(name, recipe, workers, model, settings, where)
         failures = runner.run(
@@ -174,6 +177,13 @@ def _label_of(label: str, editor: Editor, before: Run | None) -> str:
             if method.called == label:
                 return known
     return label
+
+
+def _lockstep(settings: Settings, before: Run | None, editors: Mapping[str, Editor]) -> list[str]:
+    """The methods that are edited together: those that a run began with stay so, and one that is added goes alone."""
+    if before and settings.lockstep in (None, bool(before.lockstep)):
+        return before.lockstep
+    return [label for label, one in editors.items() if isinstance(one, BesideSource)] if settings.lockstep else []
 
 
 def _captioner(

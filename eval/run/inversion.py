@@ -145,7 +145,11 @@ class Inverter:
 
 
 def halving(
-    items: Sequence[T], work: Callable[[Sequence[T]], list[R]], note: Callable[[str], None], what: str
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], list[R]],
+    note: Callable[[str], None],
+    what: str,
+    of: str = "samples",
 ) -> list[R]:
     """Work on items together; where the memory is too small for that, on each half of them.
 
@@ -159,5 +163,5 @@ def halving(
         if len(items) == 1:
             raise
     half = len(items) // 2
-    note(f"out of memory {what} {len(items)} samples together: going on with {half} at a time")
-    return [*halving(items[:half], work, note, what), *halving(items[half:], work, note, what)]
+    note(f"out of memory {what} {len(items)} {of} together: going on with {half} at a time")
+    return [*halving(items[:half], work, note, what, of), *halving(items[half:], work, note, what, of)]

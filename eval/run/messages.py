@@ -17,10 +17,12 @@ class Unit:
         samples: with their pictures in memory (:meth:`cpam_bench.imba.sample.Sample.loaded`).  What is edited together
             is inverted together too, and the last bits of it depend on the company: so these are always the same ones.
         wanted: method -> ids of the samples that it has not edited yet.
+        lockstep: whether methods that the run edits in lockstep are.
     """
 
     samples: tuple[Sample, ...]
     wanted: Mapping[str, tuple[str, ...]]
+    lockstep: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Began:
-    """The worker has begun an edit, or several at once: if it dies now, or takes too long, it is of these."""
+    """The worker has begun an edit, or several at once: if it dies now, or takes too long, it is of these.
 
-    method: str
-    samples: tuple[str, ...]
+    ``edits`` are ids of samples by their method.
+    """
+
+    edits: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Settings:
     """How a run is made.
 
     Attributes:
-        backbone: ``pocket``, ``sd15``, a hub id or a folder.
+        backbone: a name of ``cpam-bench backbones``, a hub id, a folder or a file.
         steps, seed, dtype, resize: decide the edits, with the backbone and the kind of device; ``resize`` is the filter
             that brings pictures to its resolution.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes CUDA where there is some.
@@ -36,6 +36,8 @@ class Settings:
             the cores shared among the workers for others.  It decides the last digits of what is computed.
         batch: how many samples are edited together where a method can; None is what the run began with, or four for the
             pocket backbone on the CPU and one for others.  It decides the last digits too.
+        lockstep: whether the methods that edit beside the source are edited together; None is what the run began with,
+            or no.  It decides the last digits too.
         cache: folder that keeps trajectories for other runs, or None.  None is the default, because a run already
             inverts each sample once for all its methods, and a cache nobody asked for fills disks.
         cache_gb: size that the cache may have.
@@ -58,6 +60,7 @@ class Settings:
     workers: int | None = None
     threads: int | None = None
     batch: int | None = None
+    lockstep: bool | None = None
     cache: Path | None = None
     cache_gb: float = 5.0
     timeout: float | None = None

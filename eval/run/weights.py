@@ -53,9 +53,9 @@ class Weights:
 
 def of_backbone(name: str) -> Weights:
     """The weights of a backbone as ``--backbone`` takes it."""
-    from cpam_bench.cpam.backbone import NAMES
+    from cpam_bench.cpam.backbone import place_of
 
-    place = NAMES.get(name, name)
+    place = place_of(name)
     return Weights("backbone", name, place, _is_here(place))
 
 

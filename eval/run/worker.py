@@ -7,6 +7,7 @@ the driver alone writes into the store.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import random
@@ -19,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 import cpam_bench
-from cpam_bench.cpam.editing import Editor, EditsMany
+from cpam_bench.cpam.editing import BesideSource, Editor, EditsMany
+from cpam_bench.cpam.sampling import Branch, sample_together
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.cache import TrajectoryCache
@@ -30,7 +33,7 @@ from cpam_bench.eval.run.describe import code_hash, versions
 from cpam_bench.eval.run.guard import Guard
 from cpam_bench.eval.run.inversion import Inverter, MakeSource, TimedSource, halving
 from cpam_bench.eval.run.messages import Began, Made, Message, Note, Unit
-from cpam_bench.eval.store.records import Edit
+from cpam_bench.eval.store.records import Edit, Inversion
 from cpam_bench.imba.common.files import encode_png
 from cpam_bench.imba.common.labels import parameters
 from cpam_bench.imba.errors import UserError
@@ -48,6 +51,8 @@ class Worker:
         weights: the backbone's fingerprint, for the cache.
         cache: of trajectories, or None.
         reload: loads the backbone anew, for when an editor has left it changed; without it no edit is made after that.
+        lockstep: labels of the methods that go through a unit together, where any of them is wanted; what all of them
+            make decides the last bits of each.
     """
 
     def __init__(
@@ -60,9 +65,13 @@ class Worker:
         weights: Mapping[str, str] | None = None,
         cache: TrajectoryCache | None = None,
         reload: Callable[[], Any] | None = None,
+        lockstep: Sequence[str] = (),
     ):
+        known = {label: editors[label] for label in lockstep if label in editors}
+        self.lockstep = {label: one for label, one in known.items() if isinstance(one, BesideSource)}
         self.editors, self.steps, self.seed = editors, steps, seed
         self.make_source, self.weights, self.cache, self.reload = make_source, weights or {}, cache, reload
+        self.sources: dict[str, TimedSource] = {}
         self._take(backbone)
 
     def _take(self, backbone: Any) -> None:
@@ -76,50 +85,134 @@ class Worker:
         An edit that fails is a :class:`Made` with its error; the others go on.
         """
         self.guard.begin()  # the executor has set this process up since the worker was made
-        sources: dict[str, TimedSource] | None = None
-        for method, wanted in unit.wanted.items():
-            yield Began(method, wanted)
-            if sources is None:
-                sources, useless = self._sources(unit.samples)
-                for sample, error in useless:  # others are of use
+        left, made_ready = dict(unit.wanted), False
+        while left:
+            method = next(iter(left))
+            locked = unit.lockstep and len(self.lockstep) > 1 and method in self.lockstep
+            begun = {label: left.pop(label) for label in (self.lockstep if locked else [method]) if label in left}
+            yield Began(begun)
+            if not made_ready:
+                made_ready = True
+                for sample, error in self._make_sources(unit.samples):  # others are of use
                     for label, ids in unit.wanted.items():
                         if sample.id in ids:
                             yield Made(self._failed(label, sample, error, 0.0))
-            samples = [sample for sample in unit.samples if sample.id in sources]
-            editor = self.editors[method]
-            together = editor.edit_many if len(samples) > 1 and isinstance(editor, EditsMany) else None
-            made = self._edit_many(method, samples, sources, together) if together else None
-            if changed := self.guard.changed():
-                yield from (Made(self._changed(method, one, changed)) for one in samples if one.id in wanted)
-                sources = self._renew(unit.samples)
-            elif made is not None:
-                yield from (one for one in made if one.edit.sample in wanted)
-            else:
-                for sample in samples:
-                    if sample.id in wanted:
-                        if len(wanted) > 1:
-                            yield Began(method, (sample.id,))
-                        alone = self._edit(method, sample, sources[sample.id])
-                        if changed := self.guard.changed():
-                            alone = Made(self._changed(method, sample, changed))
-                            sources = self._renew(unit.samples)
-                        yield alone
+            made = self._edit_in_lockstep(unit) if locked else []
+            yield from (one for one in made if one.edit.sample in begun.get(one.edit.method, ()))
+            there = {(one.edit.method, one.edit.sample) for one in made}
+            for label, ids in begun.items():
+                rest = tuple(id for id in ids if id in self.sources and (label, id) not in there)
+                if rest:
+                    if locked:
+                        yield Began({label: rest})
+                    yield from self._edit_all(unit, label, rest)
             yield from map(Note, self.inverter.notes)
             self.inverter.notes.clear()
 
-    def _sources(self, samples: Sequence[Sample]) -> tuple[dict[str, TimedSource], list[tuple[Sample, Exception]]]:
-        """A source for each sample, to be inverted together, and the samples that none can be made of."""
-        sources: dict[str, TimedSource] = {}
+    def _edit_all(self, unit: Unit, method: str, wanted: tuple[str, ...]) -> Iterator[Message]:
+        """Edit a unit's samples with one method, together where it can."""
+        samples = [sample for sample in unit.samples if sample.id in self.sources]
+        editor = self.editors[method]
+        together = editor.edit_many if len(samples) > 1 and isinstance(editor, EditsMany) else None
+        made = self._edit_many(method, samples, together) if together else None
+        if changed := self.guard.changed():
+            yield from (Made(self._changed(method, one, changed)) for one in samples if one.id in wanted)
+            self._renew(unit.samples)
+        elif made is not None:
+            yield from (one for one in made if one.edit.sample in wanted)
+        else:
+            for sample in samples:
+                if sample.id in wanted:
+                    if len(wanted) > 1:
+                        yield Began({method: (sample.id,)})
+                    alone = self._edit(method, sample, self.sources[sample.id])
+                    if changed := self.guard.changed():
+                        alone = Made(self._changed(method, sample, changed))
+                        self._renew(unit.samples)
+                    yield alone
+
+    def _edit_in_lockstep(self, unit: Unit) -> list[Made]:
+        """A unit's samples with all methods that go in lockstep; what is not made so is left to be edited as usual."""
+        samples = [sample for sample in unit.samples if sample.id in self.sources]
+        peak_is_fresh = reset_peak(self.backbone)
+        prepared: list[_Prepared] = []
+        for method, editor in self.lockstep.items():
+            try:
+                prepared += self._prepare(method, editor, samples)
+            except (Exception, SystemExit) as error:
+                self.inverter.notes.append(f"{method} in lockstep: {words(error)}; going on without the others")
+        made: list[Made] = []
+        if prepared:
+            started = clock(self.backbone)
+            branches = [one.branch for one in prepared]
+            try:
+                latents = halving(
+                    branches,
+                    functools.partial(sample_together, self.backbone),
+                    self.inverter.notes.append,
+                    "sampling",
+                    "edits",
+                )
+                share = (clock(self.backbone) - started) / len(prepared)
+                made = [self._finish(one, z, share, peak_is_fresh) for one, z in zip(prepared, latents, strict=True)]
+            except (Exception, SystemExit) as error:
+                self.inverter.notes.append(
+                    f"{', '.join(self.lockstep)} in lockstep: {words(error)}; going on one by one"
+                )
+                made = []
+        if changed := self.guard.changed():
+            self.inverter.notes.append(
+                f"a method in lockstep left {' and '.join(changed)} changed; going on one by one"
+            )
+            self._renew(unit.samples)
+            return []
+        return made
+
+    def _prepare(self, method: str, editor: BesideSource, samples: Sequence[Sample]) -> list[_Prepared]:
+        """What a method does to each sample in lockstep; its own inversions and optimisations are its own time."""
+        self._begin(method, samples)
+        started = clock(self.backbone)
+        branches = halving(
+            samples,
+            lambda some: editor.branches(
+                [replace(one) for one in some],
+                [self.sources[one.id] for one in some],
+                [edit_seed(self.seed, method, one.id) for one in some],
+            ),
+            self.inverter.notes.append,
+            f"preparing {method} for",
+        )
+        seconds = (clock(self.backbone) - started - self.inverter.seconds) / len(samples)
+        return [
+            _Prepared(method, editor, sample, branch, seconds, used.inversion, used.mask_read)
+            for sample, branch in zip(samples, branches, strict=True)
+            for used in [self.sources[sample.id]]
+        ]
+
+    def _finish(self, one: _Prepared, latents: Tensor, share: float, peak_is_fresh: bool) -> Made:
+        source = self.sources[one.sample.id]
+        source.begin()
+        started = clock(self.backbone)
+        image = one.editor.finished(self.backbone.decode(latents), replace(one.sample), source)
+        _check(image, source)
+        seconds = one.seconds + share + clock(self.backbone) - started
+        source.inversion, source.mask_read = one.inversion, one.mask_read or source.mask_read
+        inputs = registry.inputs(one.editor, one.sample)
+        return self._made(one.method, one.sample, source, seconds, peak_is_fresh, image, inputs)
+
+    def _make_sources(self, samples: Sequence[Sample]) -> list[tuple[Sample, Exception]]:
+        """Make a source of each sample, to be inverted together; returns the samples that none can be made of."""
+        self.sources = {}
         useless: list[tuple[Sample, Exception]] = []
         for sample in samples:
             try:
-                sources[sample.id] = self.make_source(sample, self.backbone, self.steps)
+                self.sources[sample.id] = self.make_source(sample, self.backbone, self.steps)
             except Exception as error:
                 useless.append((sample, error))
-        self.inverter.join(list(sources.values()))
-        return sources, useless
+        self.inverter.join(list(self.sources.values()))
+        return useless
 
-    def _renew(self, samples: Sequence[Sample]) -> dict[str, TimedSource]:
+    def _renew(self, samples: Sequence[Sample]) -> None:
         """Load the backbone anew, and make the sources of it.
 
         Raises:
@@ -130,11 +223,11 @@ class Worker:
         notes = self.inverter.notes
         self._take(self.reload())
         self.inverter.notes += notes
-        return self._sources(samples)[0]
+        self._make_sources(samples)
 
     def _edit(self, method: str, sample: Sample, source: TimedSource) -> Made:
         editor = self.editors[method]
-        seed = self._begin(method, [sample], [source])
+        seed = self._begin(method, [sample])
         peak_is_fresh = reset_peak(self.backbone)
         started = clock(self.backbone)
         try:
@@ -150,13 +243,12 @@ class Worker:
         self,
         method: str,
         samples: list[Sample],
-        sources: Mapping[str, TimedSource],
         together: Callable[[list[Sample], list[TimedSource], list[int]], list[Image.Image]],
     ) -> list[Made] | None:
         """Several samples at once; None where that fails, and each has to be edited alone."""
 
         def edit(some: Sequence[Sample]) -> list[Image.Image]:
-            some_sources = [sources[sample.id] for sample in some]
+            some_sources = [self.sources[sample.id] for sample in some]
             images = together(
                 [replace(one) for one in some], some_sources, [edit_seed(self.seed, method, one.id) for one in some]
             )
@@ -164,7 +256,7 @@ class Worker:
                 _check(image, source)
             return images
 
-        self._begin(method, samples, list(sources.values()))
+        self._begin(method, samples)
         peak_is_fresh = reset_peak(self.backbone)
         started = clock(self.backbone)
         try:
@@ -176,19 +268,19 @@ class Worker:
             return None
         seconds = (clock(self.backbone) - started - self.inverter.seconds) / len(samples)
         return [
-            self._made(method, sample, sources[sample.id], seconds, peak_is_fresh, image, read)
+            self._made(method, sample, self.sources[sample.id], seconds, peak_is_fresh, image, read)
             for sample, image, read in zip(samples, images, inputs, strict=True)
         ]
 
-    def _begin(self, method: str, samples: Sequence[Sample], sources: Sequence[TimedSource]) -> int:
+    def _begin(self, method: str, samples: Sequence[Sample]) -> int:
         """Get ready for an edit; returns its seed, that of the first where there are several."""
         seed = edit_seed(self.seed, method, samples[0].id)
         # An editor should use the seed that it is given; this makes one that draws from global generators repeatable.
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        for source in sources:
-            source.begin()
+        for sample in samples:
+            self.sources[sample.id].begin()
         self.inverter.seconds = 0.0
         return seed
 
@@ -228,6 +320,19 @@ class Worker:
         return failed(method, self.editors[method], sample.id, self.seed, error, seconds)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """An edit that is to be sampled in lockstep: what it took so far, and what of its source it has used."""
+
+    method: str
+    editor: BesideSource
+    sample: Sample
+    branch: Branch
+    seconds: float
+    inversion: Inversion
+    mask_read: bool
+
+
 def _check(image: Any, source: Source) -> None:
     """Make sure that an editor has returned what it must."""
     if not isinstance(image, Image.Image):
@@ -250,6 +355,7 @@ class Recipe:
         steps, seed, make_source: as in :class:`Worker`.
         threads: of torch on the CPU, or None to leave them; sums over more threads round differently.
         cache: of trajectories, or None; on each machine a folder of its own, unless it is shared.
+        lockstep: as in :class:`Worker`.
         code: hash of the package that the run is of: a worker must have found the same.
     """
 
@@ -261,6 +367,7 @@ class Recipe:
     make_source: MakeSource = TimedSource
     threads: int | None = None
     cache: TrajectoryCache | None = None
+    lockstep: tuple[str, ...] = ()
     code: str = field(default_factory=code_hash)
 
     def worker(self) -> Worker:
@@ -296,6 +403,7 @@ class Recipe:
             self.fingerprint,
             self.cache,
             self.load_backbone,
+            self.lockstep,
         )
 
 

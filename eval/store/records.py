@@ -145,6 +145,7 @@ class Run:
         created: when, ISO 8601, UTC.
         threads: of torch in each worker, on which sums on the CPU depend; None where they do not matter or are unknown.
         batch: how many samples are edited together, on which the last bits depend.
+        lockstep: labels of the methods that are edited together, on which the last bits depend too.
     """
 
     arguments: dict[str, Any]
@@ -162,6 +163,7 @@ class Run:
     created: str = ""
     threads: int | None = None
     batch: int = 1
+    lockstep: list[str] = field(default_factory=list, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -214,6 +216,7 @@ def _decisive(run: Run) -> dict[str, Any]:
         "dtype": run.dtype,
         "device": run.device,
         "batch": run.batch,
+        "lockstep": ", ".join(run.lockstep),
     }
     if run.threads is not None:
         keys["threads"] = run.threads

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from cpam_bench.baselines.leditspp import LEditsPP, WordsControl, invert, solve, spread
-from cpam_bench.cpam.backbone import Backbone, ddim
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
 

@@ -19,6 +19,7 @@ from torch.nn.functional import avg_pool2d
 from cpam_bench.baselines.pix2pix_zero import TEMPLATES, Pix2PixZero, auto_correlation, objects
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.source import Source
+from cpam_bench.cpam.text import Text
 from cpam_bench.eval.methods import registry
 from cpam_bench.imba.errors import UserError
 
@@ -39,8 +40,8 @@ def latents(backbone: Backbone) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def direction(backbone: Backbone) -> Tensor:
-    return Pix2PixZero().direction(backbone, CAPTION, PROMPT).clone()
+def direction(backbone: Backbone) -> Text:
+    return Pix2PixZero().direction(backbone, CAPTION, PROMPT).each(Tensor.clone)
 
 
 def drawn() -> torch.Generator:
@@ -114,15 +115,15 @@ def test_too_few_steps_are_told(backbone: Backbone) -> None:
 # editing -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_direction_is_the_difference_of_the_banks_means(direction: Tensor) -> None:
+def test_the_direction_is_the_difference_of_the_banks_means(direction: Text) -> None:
     before, after = (
         straight().embed(*(text.format(thing) for text in TEMPLATES)) for thing in ("an apple", "an orange")
     )
-    assert distance(direction, (after.mean(0) - before.mean(0))[None]) < 1e-5
+    assert distance(direction.hidden, (after.mean(0) - before.mean(0))[None]) < 1e-5
 
 
 def edited(
-    path: list[Tensor], direction: Tensor, times: list[int], guidance: float, *, back: bool = False, shift: bool = False
+    path: list[Tensor], direction: Text, times: list[int], guidance: float, *, back: bool = False, shift: bool = False
 ) -> Tensor:
     """In two passes as the authors': all the source's maps first, in both lanes, and then the edit.
 
@@ -133,7 +134,7 @@ def edited(
     """
     made, stride = straight(), 1000 // len(times)
     described = made.embed(CAPTION).expand(2, -1, -1)
-    wanted = torch.cat([described[:1], described[:1] + direction])
+    wanted = torch.cat([described[:1], described[:1] + direction.hidden])
     kept: dict[int, dict[str, Tensor]] = {}
     strayed: list[Tensor] = []
     z = path[-1]
@@ -159,7 +160,7 @@ def edited(
     return z
 
 
-def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Tensor) -> None:
+def test_editing_is_the_straight_line_computation(backbone: Backbone, direction: Text) -> None:
     noise = torch.randn(1, 4, 16, 16, generator=drawn())
     z = edited([noise], direction, [501, 1], 5)
     ours = Pix2PixZero(amount=AMOUNT).denoise(backbone, [noise], CAPTION, direction, 2)
@@ -184,7 +185,7 @@ def test_both_rows_of_pie_bench_are_the_straight_line_computation(backbone: Back
             noise = made.predict(path[-1], t, described)
         end = min(t + 499, 999)  # of the last step, the last level of training
         path.append(moved(path[-1], regularised(noise, random, 1, 2, least=0), ALPHAS[t - 1], ALPHAS[end]))
-    direction = made.embed(PROMPT) - described
+    direction = Text(made.embed(PROMPT) - described)
     results = []
     for trajectory in (False, True):
         label = f"pix2pix-zero:preset=pie-bench,amount={AMOUNT},rounds=1,rolls=2,trajectory={trajectory}"
@@ -192,7 +193,7 @@ def test_both_rows_of_pie_bench_are_the_straight_line_computation(backbone: Back
         assert {name: getattr(editor, name) for name in PIE_BENCH} == PIE_BENCH
         found = editor.invert(backbone, latents, CAPTION, 2, drawn())
         assert len(found) == 3 and max(distance(*pair) for pair in zip(found, path, strict=True)) < 1e-5
-        assert distance(editor.direction(backbone, CAPTION, PROMPT), direction) < 1e-5
+        assert distance(editor.direction(backbone, CAPTION, PROMPT).hidden, direction.hidden) < 1e-5
         ours = editor.denoise(backbone, found, CAPTION, direction, 2)
         assert distance(ours, edited(path, direction, times[::-1], 7.5, back=trajectory, shift=trajectory)) < 1e-4
         results.append(ours)
@@ -245,7 +246,7 @@ def test_editing_is_that_of_diffusers(backbone: Backbone) -> None:
         latents=noise,
         output_type="latent",
     ).images
-    ours = editor.denoise(backbone, [noise], CAPTION, target - source, 3)
+    ours = editor.denoise(backbone, [noise], CAPTION, Text(target - source), 3)
     assert distance(ours, theirs) < 1e-5
 
 

@@ -5,6 +5,7 @@
     python tests/benchmarks/scale.py faults       # samples that raise, hang and kill their process
     python tests/benchmarks/scale.py sharing      # methods together against each alone: wall time and inversions
     python tests/benchmarks/scale.py batch        # samples edited together against one by one: processor time
+    python tests/benchmarks/scale.py lockstep     # six methods in lockstep against each alone: processor time
 
 Each prints one line of JSON.  Figures are ratios within one command, so that they hold on other machines.
 """
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,9 +63,9 @@ class Bench:
         self.data = cpam_bench.imba.dataset.load("pocket").first(self.limit)
         self.backbone = Backbone.load("pocket")
 
-    def recipe(self, editors: Mapping[str, Any]) -> Recipe:
+    def recipe(self, editors: Mapping[str, Any], lockstep: tuple[str, ...] = ()) -> Recipe:
         load = functools.partial(Backbone.load, "pocket")
-        return Recipe(editors, load, self.backbone.fingerprint, self.steps, 0, threads=1)
+        return Recipe(editors, load, self.backbone.fingerprint, self.steps, 0, threads=1, lockstep=lockstep)
 
     def run(
         self,
@@ -72,9 +73,10 @@ class Bench:
         editors: Mapping[str, Any],
         make: Callable[[Recipe], Executor] | None = None,
         timeout: float | None = None,
+        lockstep: tuple[str, ...] = (),
     ) -> tuple[list[runner.Failure], float]:
         """The failures, and the seconds from the first sample that was handed out to the end."""
-        recipe = self.recipe(editors)
+        recipe = self.recipe(editors, lockstep)
         executor = make(recipe) if make else Serial(recipe.with_backbone(self.backbone), 1)
         began: list[float] = []
         submit = executor.submit
@@ -85,7 +87,15 @@ class Bench:
 
         executor.submit = noting  # type: ignore[method-assign]
         description = describe_run(
-            {}, self.data, self.data.samples, self.backbone, editors, steps=self.steps, seed=0, batch=self.batch
+            {},
+            self.data,
+            self.data.samples,
+            self.backbone,
+            editors,
+            steps=self.steps,
+            seed=0,
+            batch=self.batch,
+            lockstep=lockstep,
         )
         with locked(folder):
             store = Store.create_or_resume(folder, description)
@@ -120,12 +130,11 @@ def ceiling(seconds: float = 20.0) -> float:
 def _evaluate(seconds: float) -> float:
     torch.set_num_threads(1)
     backbone = Backbone.load("pocket")
-    edge = backbone.unet.config.sample_size
-    latents = torch.zeros(3, 4, edge, edge)
-    embedding = backbone.embed("").expand(3, -1, -1)
+    latents = torch.zeros(3, 4, *backbone.grid)
+    text = backbone.text("").expand(3)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        backbone.predict(latents, 500, embedding)
+        backbone.predict(latents, 500, text)
         count += 1
     return count / (time.perf_counter() - began)
 
@@ -174,6 +183,28 @@ def batch(bench: Bench, place: Path) -> dict[str, Any]:
         replace(bench, batch=size).run(place / str(size), made(*labels))
         seconds[size] = time.process_time() - started
     return {"methods": list(labels), "gain": {size: round(seconds[1] / taken, 3) for size, taken in seconds.items()}}
+
+
+def lockstep(bench: Bench, place: Path) -> dict[str, Any]:
+    labels = ("cpam", "cpam-release", "masactrl", "pnp:inversion_steps=0", "fpe", "ddim")
+
+    def taken(name: str, methods: Sequence[str], locked: tuple[str, ...] = ()) -> float:
+        started = time.process_time()
+        failures, _ = bench.run(place / name, made(*methods), lockstep=locked)
+        assert not failures
+        return time.process_time() - started
+
+    taken("warm", labels[:1])
+    alone = {label: taken(label, [label]) for label in labels}
+    shared, locked = taken("shared", labels), taken("lockstep", labels, labels)
+    return {
+        "samples": len(bench.data),
+        "steps": bench.steps,
+        "batch": bench.batch,
+        "processor_seconds_alone": {label: round(seconds, 2) for label, seconds in alone.items()},
+        "shared_inversion": round(shared / sum(alone.values()), 3),
+        "lockstep": round(locked / sum(alone.values()), 3),
+    }
 
 
 # faults ---------------------------------------------------------------------------------------------------------------
@@ -303,7 +334,7 @@ def faults(bench: Bench, place: Path, engine: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["workers", "kills", "faults", "sharing", "batch"])
+    parser.add_argument("what", choices=["workers", "kills", "faults", "sharing", "batch", "lockstep"])
     parser.add_argument("--engine", choices=["ray", "processes"], default="ray")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--limit", type=int, help="samples; all 24 by default")
@@ -317,6 +348,8 @@ def main() -> None:
             result = sharing(bench, place)
         elif arguments.what == "batch":
             result = batch(bench, place)
+        elif arguments.what == "lockstep":
+            result = lockstep(bench, place)
         elif arguments.what == "workers":
             result = workers(bench, place, arguments.engine)
         elif arguments.what == "faults":

@@ -254,7 +254,7 @@ def test_half_precision(dtype: str) -> None:
 def test_backbone_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model_index.json"):
         Backbone.load(str(tmp_path))
-    with pytest.raises(UserError, match="pocket, sd15"):
+    with pytest.raises(UserError, match="pocket, sd14, sd15, sd21, sdxl, a hub id"):
         Backbone.load("no-such/model-at-all")
     with pytest.raises(UserError, match="float32"):
         Backbone.load(str(TINY), dtype="int8")

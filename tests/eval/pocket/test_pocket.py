@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from cpam_bench.cpam.backbone import NAMES, Backbone
+from cpam_bench.cpam.backbone import Backbone
+from cpam_bench.cpam.backbones.stable_diffusion import Pocket
 from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
 from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, training, unet, vae
@@ -23,7 +24,7 @@ from cpam_bench.imba.pocket import world
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, caption, render
 
 FIRST = check.WORLDS["first"]
-WEIGHTS = [Path(NAMES["pocket"]), POCKET_CLIP, POCKET_CLASSIFIER, Path(POCKET_CLIP).parent / "lpips_alex.safetensors"]
+WEIGHTS = [Path(Pocket.place), POCKET_CLIP, POCKET_CLASSIFIER, Path(POCKET_CLIP).parent / "lpips_alex.safetensors"]
 
 
 def _train(folder: Path, steps: int, stop: int | None = None) -> dict[str, torch.Tensor]:

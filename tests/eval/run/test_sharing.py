@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -34,6 +35,7 @@ from cpam_bench.eval.run.cache import TrajectoryCache
 from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.run.executor import Executor, Serial
 from cpam_bench.eval.run.inversion import halving
+from cpam_bench.eval.run.messages import Made, Note, Unit
 from cpam_bench.eval.run.processes import Processes
 from cpam_bench.eval.run.worker import Recipe
 from cpam_bench.eval.store.lock import locked
@@ -157,15 +159,21 @@ def test_targets_together_need_one_schedule(backbone: Backbone, sources: list[So
 class Tiny:
     labels = ("identity", "reconstruction", "ddim", "masactrl:step=1", "cpam")
 
-    def __init__(self, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone, cache: TrajectoryCache | None = None):
+    def __init__(
+        self,
+        data: cpam_bench.imba.dataset.Dataset,
+        backbone: Backbone,
+        cache: TrajectoryCache | None = None,
+        lockstep: tuple[str, ...] = (),
+    ):
         self.data, self.backbone = data, backbone
         self.editors = dict(registry.make(label) for label in self.labels)
         load = functools.partial(Backbone.load, str(TINY))
-        self.recipe = Recipe(self.editors, load, backbone.fingerprint, 3, 0, threads=1, cache=cache)
+        self.recipe = Recipe(self.editors, load, backbone.fingerprint, 3, 0, threads=1, cache=cache, lockstep=lockstep)
 
     def run(self, folder: Path, executor: Executor | None = None, batch: int = 2) -> Store:
         run = describe_run({}, self.data, self.data.samples, self.backbone, self.editors, steps=3, seed=0)
-        run = replace(run, batch=batch)
+        run = replace(run, batch=batch, lockstep=list(self.recipe.lockstep))
         executor = executor or Serial(self.recipe.with_backbone(self.backbone), 1)
         with locked(folder):
             store = Store.create_or_resume(folder, run)
@@ -187,6 +195,69 @@ def test_batches_have_the_same_bits_wherever_and_whenever_they_are_made(
     for label, id in (("cpam", ids[0]), ("ddim", ids[1]), ("masactrl:step=1", ids[2])):
         whole.edit_path(label, id).unlink()
     assert contents(tiny.run(whole.folder).folder) == expected
+
+
+LOCKSTEP = ("ddim", "masactrl:step=1", "cpam")
+
+
+def test_methods_in_lockstep_are_what_they_are_alone(
+    tmp_path: Path, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone
+) -> None:
+    locked = Tiny(data, backbone, lockstep=LOCKSTEP)
+    before = backbone.evaluations
+    store = locked.run(tmp_path / "locked")
+    # A sample's lanes at each of 3 steps: inverted, reconstructed, its source once, two of each target.
+    assert backbone.evaluations - before == 3 * 3 * (1 + 1 + 1 + 2 * len(LOCKSTEP))
+    alone = Tiny(data, backbone).run(tmp_path / "alone")
+    there = {(edit.method, edit.sample): edit for edit in store.edits()[0]}
+    for edit in alone.edits()[0]:
+        now = there[edit.method, edit.sample]
+        off = np.asarray(store.read_picture(now)).astype(int) - np.asarray(alone.read_picture(edit))
+        assert abs(off).max() <= 1
+        assert (now.inversion, now.mask_read, now.params) == (edit.inversion, edit.mask_read, edit.params)
+        assert now.seconds > 0 or edit.method == "identity"
+    # The methods that go in lockstep decide the bits, and not what is pending.
+    expected = contents(store.folder)
+    store.edit_path("masactrl:step=1", data.samples[1].id).unlink()
+    assert contents(locked.run(store.folder).folder) == expected
+
+
+def test_a_method_that_fails_in_lockstep_leaves_the_others(
+    tmp_path: Path, data: cpam_bench.imba.dataset.Dataset, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = Tiny(data, backbone, lockstep=LOCKSTEP)
+    samples = [replace(data.samples[0], region=None)]
+    run = describe_run({}, data, samples, backbone, tiny.editors, steps=3, seed=0, lockstep=LOCKSTEP)
+    store = Store.create_or_resume(tmp_path, run)
+    executor = Serial(tiny.recipe.with_backbone(backbone), 1)
+    failures = runner.run(store, samples, tiny.editors, backbone, executor=executor, progress=False)
+    assert [failure.method for failure in failures] == ["cpam"]
+    assert "cpam in lockstep: UserError: sample p0-a-red-thing: no mask" in capsys.readouterr().err
+    assert sum(edit.status == "ok" for edit in store.edits()[0]) == len(tiny.labels) - 1
+
+
+def test_too_little_memory_halves_what_goes_in_lockstep(
+    tmp_path: Path,
+    data: cpam_bench.imba.dataset.Dataset,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    widths = []
+
+    def small(backbone: Backbone, branches: Sequence[Branch]) -> list[torch.Tensor]:
+        widths.append(len(branches))
+        if len(branches) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sample_together(backbone, branches)
+
+    monkeypatch.setattr("cpam_bench.eval.run.worker.sample_together", small)
+    worker = Tiny(data, backbone, lockstep=LOCKSTEP).recipe.with_backbone(backbone)
+    unit = Unit((data.samples[0],), dict.fromkeys(LOCKSTEP, (data.samples[0].id,)))
+    messages = list(worker.work(unit))
+    assert widths == [3, 1, 2]
+    assert [one.edit.status for one in messages if isinstance(one, Made)] == ["ok"] * 3
+    assert Note("out of memory sampling 3 edits together: going on with 1 at a time") in messages
 
 
 def test_each_sample_is_inverted_once(
