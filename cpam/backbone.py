@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER as ENDLESS
 from transformers.utils import logging as transformers_logging
 
 from cpam_bench.cpam.diffusion import Schedule
@@ -31,6 +32,7 @@ from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.problems import shown
 
 Resize = Literal["bicubic", "nearest", "lanczos"]
 """How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
@@ -164,6 +166,16 @@ class Backbone(ABC):
                 f"backbone {name!r}: its unet's sample_size is {size!r}; square latents of one size are supported, so"
                 " set the edge in the unet's config.json"
             )
+        takes, gives = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+        if takes != gives:
+            raise UserError(
+                f"backbone {shown(name)!r}: its unet takes {takes} channels, and a picture has {gives}; models that are"
+                " made to inpaint or to follow instructions cannot be edited with"
+            )
+        for part in (part for part in pipeline.components if part.startswith("tokenizer")):
+            # Without its files transformers makes one that knows no word and reads texts of any length.
+            if getattr(getattr(pipeline, part), "model_max_length", ENDLESS) >= ENDLESS:
+                raise UserError(f"backbone {shown(name)!r} has no whole {part}; fetch its folder {part} again")
         for part in kind.parts:
             getattr(pipeline, part).to(device).eval().requires_grad_(False)
         resolution = size * pipeline.vae_scale_factor
@@ -429,7 +441,7 @@ def _told(name: str) -> Iterator[None]:
     except (OSError, ValueError, UserError) as error:
         known = ", ".join(sorted(BACKBONES.entry_points()))
         raise UserError(
-            f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
+            f"backbone {shown(name)!r} cannot be loaded: {shown(str(error).splitlines()[0], 300)}\n"
             f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
         ) from error
 
@@ -455,12 +467,16 @@ def kind_of(place: str) -> type[Backbone]:
         UserError: it cannot be read, or no kind of backbone opens it.
     """
     local = Path(place)
+    with _told(place):
+        there = local.exists()  # which a name of 300 letters is too long for
     if local.is_file():
         return _kind_holding(local)
-    if local.exists() and not (local / "model_index.json").is_file():
+    if there and not (local / "model_index.json").is_file():
         raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
     with _told(place), _quiet():
         index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
+    if not isinstance(index, dict):
+        raise UserError(f"backbone {shown(place)!r}: its model_index.json is no JSON object")
     return _kind_reading(str(index.get("_class_name")), place)
 
 
