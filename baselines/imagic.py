@@ -39,6 +39,10 @@ class Imagic:
         "it trains the denoiser anew for each edit: 670 s on the pocket backbone where CPAM takes 10 (one thread)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True, fine_tuned=True)
+    refuses: ClassVar[Mapping[str, str]] = {
+        "sdxl": "it fits one text embedding, and SDXL has the prompt in one vector besides; nobody has published which"
+        " to fit"
+    }
     shown: ClassVar[Mapping[str, str]] = {
         "caption_free": f"{PIPELINE}, train(prompt, image, ...): the prompt is the target's, and no caption is read"
     }

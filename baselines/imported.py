@@ -101,7 +101,7 @@ class Imported:
             UserError: it has another aspect.
         """
         width, height = size
-        source = sample.read_image().size
+        source = sample.find_frame().size
         aspects = (source[0] / source[1], 1.0)
         if self.panel == "last":
             for aspect in aspects:
@@ -131,6 +131,9 @@ class Imported:
                 f"sample {sample.id}: the imported picture {path} is black all over, as a safety checker leaves it or"
                 " NaN latents become; make it again without"
             )
+        frame = sample.find_frame()
+        if _alike(picture.width / picture.height, frame.size[0] / frame.size[1]):
+            picture = frame.of(picture.size).take(picture)
         return source.backbone.fit(picture)
 
 

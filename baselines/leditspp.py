@@ -50,6 +50,9 @@ class WordsControl(AttentionControl):
         unet: the denoiser that it will act in.
         words: positions of the concept's words among its tokens, start, end and padding left out.
 
+    Attributes:
+        maps: of the step at hand, a layer each: (heads, pixels), how much of a query's attention is on the words.
+
     Raises:
         UserError: the denoiser has no cross-attention at that size.
     """
@@ -63,17 +66,17 @@ class WordsControl(AttentionControl):
                 " implicit masks; use leditspp:intersect=false"
             )
         self.words = words
-        self._maps: list[Tensor] = []
+        self.maps: list[Tensor] = []
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if layer in self.layers:
-            self._maps.append(attention_map(q[CONCEPT], k[CONCEPT])[..., self.words].sum(-1))
+            self.maps.append(attention_map(q[CONCEPT], k[CONCEPT])[..., self.words].sum(-1))
         return super().cross_attention(q, k, v, layer)
 
     def mask(self, grid: tuple[int, int], threshold: float) -> Tensor:
         """M^1 of the step that has just been evaluated, bool (1, 1, h, w) of the latents' grid."""
-        smooth = smoothed(torch.cat(self._maps).mean(0).reshape(1, 1, *(-(-edge // 4) for edge in grid)))
-        self._maps = []
+        smooth = smoothed(torch.cat(self.maps).mean(0).reshape(1, 1, *(-(-edge // 4) for edge in grid)))
+        self.maps = []
         return interpolate(above(smooth, threshold).float(), grid, mode="nearest").bool()
 
 

@@ -6,33 +6,43 @@ What a kind of model has of its own is in :mod:`cpam_bench.cpam.backbones`.
 from __future__ import annotations
 
 import functools
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers.tokenization_utils_base import VERY_LARGE_INTEGER as ENDLESS
-from transformers.utils import logging as transformers_logging
 
 from cpam_bench.cpam.diffusion import Schedule
 from cpam_bench.cpam.finite import Watch
+from cpam_bench.cpam.repository import (
+    INDEX,
+    PICKLED,
+    described,
+    find,
+    is_file,
+    pickled,
+    pipeline_class,
+    require_channels,
+    require_prediction,
+)
 from cpam_bench.cpam.text import Text
 from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import are_pocket, weights_hash
 from cpam_bench.imba.common.plugins import OWN, Group
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.problems import shown
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 Resize = Literal["bicubic", "nearest", "lanczos"]
 """How pictures are brought to a backbone's resolution; see :meth:`Backbone.fit`."""
@@ -144,11 +154,39 @@ class Backbone(ABC):
             UserError: it cannot be loaded.
         """
         started = time.monotonic()
-        with _told(name), _quiet():
-            read = cls.opener.from_single_file if Path(place).is_file() else cls.opener.from_pretrained
-            settings = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
-            pipeline = hub.load(place, lambda local: read(place, local_files_only=local, **settings))
+        options = {"dtype": cls.dtypes(DTYPES[dtype]), **cls.options}
+        if is_file(place):
+            pipeline = cls._read_file(Path(place), name, options)
+        else:
+            found = find(place, cls.parts)
+            with _told(name), _quiet():
+                pipeline = cls.opener.from_pretrained(
+                    found.folder, variant=found.variant, use_safetensors=True, local_files_only=True, **options
+                )
         return cls.from_pipeline(pipeline, name, device, time.monotonic() - started, resize)
+
+    @classmethod
+    def _read_file(cls, file: Path, name: str, options: Mapping[str, Any]) -> Any:
+        """The pipeline in one file; its configuration is in a folder of the file's name beside it, or on the hub."""
+        beside = file.with_suffix("")
+        config = {"config": str(beside)} if (beside / INDEX).is_file() else {}
+
+        def read(local: bool) -> Any:
+            return cls.opener.from_single_file(str(file), local_files_only=local, **config, **options)
+
+        with _told(name), _quiet():
+            try:
+                return read(True)
+            except (OSError, ValueError):
+                if config:
+                    raise
+            if why := hub.trouble():
+                raise UserError(
+                    f"backbone {file} needs the configuration of its kind of model, which is fetched from"
+                    f" {hub.endpoint()}, and that cannot be reached: {why}. Bring the model's *.json files in a folder"
+                    f" {beside} beside it"
+                )
+            return read(False)
 
     @classmethod
     def from_pipeline(
@@ -157,25 +195,18 @@ class Backbone(ABC):
         """Wrap a pipeline that is already loaded, as the kind of backbone that it is.
 
         Raises:
-            UserError: no kind of backbone reads it, or its denoiser is not made for latents of one square size.
+            UserError: no kind of backbone reads it; its denoiser takes or predicts something else than is known, or is
+                not made for latents of one square size.
         """
         kind = cls if hasattr(cls, "reads") else _kind_reading(type(pipeline).__name__, name)
+        require_channels(pipeline.unet.config, name)
+        require_prediction(pipeline.scheduler.config, name)
         size = pipeline.unet.config.sample_size
         if not isinstance(size, int):
             raise UserError(
                 f"backbone {name!r}: its unet's sample_size is {size!r}; square latents of one size are supported, so"
                 " set the edge in the unet's config.json"
             )
-        takes, gives = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-        if takes != gives:
-            raise UserError(
-                f"backbone {shown(name)!r}: its unet takes {takes} channels, and a picture has {gives}; models that are"
-                " made to inpaint or to follow instructions cannot be edited with"
-            )
-        for part in (part for part in pipeline.components if part.startswith("tokenizer")):
-            # Without its files transformers makes one that knows no word and reads texts of any length.
-            if getattr(getattr(pipeline, part), "model_max_length", ENDLESS) >= ENDLESS:
-                raise UserError(f"backbone {shown(name)!r} has no whole {part}; fetch its folder {part} again")
         for part in kind.parts:
             getattr(pipeline, part).to(device).eval().requires_grad_(False)
         resolution = size * pipeline.vae_scale_factor
@@ -354,6 +385,8 @@ class Backbone(ABC):
 
         Leading spacing, offset 1, alpha_final = alpha_0, no clipping.
         """
+        from diffusers import DDIMScheduler  # half of what a list of methods would wait for
+
         return DDIMScheduler.from_config(
             self.pipeline.scheduler.config,
             timestep_spacing="leading",
@@ -423,7 +456,10 @@ class Backbone(ABC):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars while a pipeline loads: the caller decides what is printed."""
-    bars = (diffusers_logging, transformers_logging)
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    bars = (of_diffusers, of_transformers)
     for bar in bars:
         bar.disable_progress_bar()
     try:
@@ -439,11 +475,12 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, UserError) as error:
-        known = ", ".join(sorted(BACKBONES.entry_points()))
-        raise UserError(
-            f"backbone {shown(name)!r} cannot be loaded: {shown(str(error).splitlines()[0], 300)}\n"
-            f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
-        ) from error
+        raise UserError(f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}\n{_instead()}") from error
+
+
+def _instead() -> str:
+    known = ", ".join(sorted(BACKBONES.entry_points()))
+    return f"Give one of {known}, a hub id that this machine can reach, or a folder in diffusers' layout."
 
 
 def is_named(label: str) -> bool:
@@ -460,24 +497,35 @@ def place_of(label: str) -> str:
     return BACKBONES.load(label.partition(":")[0]).place if is_named(label) else label
 
 
+def family_of(label: str) -> str:
+    """The family of a backbone as ``--backbone`` takes it, told without loading its weights.
+
+    Raises:
+        UserError: nothing is found under it.
+    """
+    if is_named(label):
+        return BACKBONES.load(label.partition(":")[0]).family
+    kind = kind_of(label)
+    if is_file(label):
+        raise UserError(f"{label} is a single file, which only loading tells more of; give a name or a folder")
+    with _told(label):
+        config = json.loads((described(label) / "unet" / "config.json").read_text(encoding="utf-8"))
+    return kind.family_of(config)
+
+
 def kind_of(place: str) -> type[Backbone]:
     """The kind of backbone that opens a hub id, a folder or a single file, told by what it holds.
 
     Raises:
         UserError: it cannot be read, or no kind of backbone opens it.
     """
-    local = Path(place)
-    with _told(place):
-        there = local.exists()  # which a name of 300 letters is too long for
-    if local.is_file():
-        return _kind_holding(local)
-    if there and not (local / "model_index.json").is_file():
-        raise UserError(f"backbone folder {local} has no model_index.json; it must be in diffusers' layout")
-    with _told(place), _quiet():
-        index = hub.load(place, lambda local: DiffusionPipeline.load_config(place, local_files_only=local))
-    if not isinstance(index, dict):
-        raise UserError(f"backbone {shown(place)!r}: its model_index.json is no JSON object")
-    return _kind_reading(str(index.get("_class_name")), place)
+    if is_file(place):
+        return _kind_holding(Path(place))
+    try:
+        folder = described(place)
+    except UserError as error:
+        raise UserError(f"{error}. {_instead()}") from error
+    return _kind_reading(pipeline_class(folder, place), place)
 
 
 def kinds() -> list[type[Backbone]]:
@@ -496,6 +544,8 @@ def _kind_reading(pipeline: str, name: str) -> type[Backbone]:
 
 
 def _kind_holding(file: Path) -> type[Backbone]:
+    if file.suffix in PICKLED:
+        raise pickled(str(file), file.name)
     try:
         with safe_open(file, "pt") as weights:
             names = list(weights.keys())

@@ -58,6 +58,7 @@ class Editor(Protocol):
         edits: False for reference rows that bound the scale and edit nothing.
         needs_caption: True if ``sample.source_prompt`` must be there; may be left out.  A captioner fills it in before
             editing where the data set has none.
+        refuses: family of backbones (``sd1``, ``sd2``, ``sdxl``) -> why it does not run on them; may be left out.
         needs_mask: True if a sample without a mask cannot be edited; may be left out, and then a field ``masked`` says
             it, where there is one.
         presets: name -> parameters, for ``NAME:preset=paper``; may be left out.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_mask
+from cpam_bench.cpam.devices import choose_device
+from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, generator, parameter, source_mask
+from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import Shape, target_mask
 from cpam_bench.cpam.preservation import Region, preserve, region
@@ -23,7 +25,16 @@ from cpam_bench.cpam.refinement import Refinement, enlarge
 from cpam_bench.cpam.removal import Hole
 from cpam_bench.cpam.sampling import Branch, sample_together
 from cpam_bench.cpam.source import Source
-from cpam_bench.imba.sample import Kind, Sample
+from cpam_bench.imba.common.labels import close, require_types
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.kinds import Fit, Kind
+from cpam_bench.imba.sample import Sample
+
+RELEASE_GRID = (64, 64)
+"""Height and width at which the authors' release cuts refined masks on Stable Diffusion 2.1 and SDXL."""
+
+RELEASE_SHARE = 54 / 70
+"""Where on the way through SDXL the authors' release begins to keep objects: its ``up_blocks.0.attentions.2``."""
 
 
 class PreservingControl(AttentionControl):
@@ -39,6 +50,7 @@ class PreservingControl(AttentionControl):
         seed: of that draw.
         hole: the place of an object that is removed, or None.
         uniform: where a mask leaves no key, attend to all alike; see :func:`cpam_bench.cpam.preservation.from_source`.
+        outside: of which mask the background's keys lie outside (Eq. 1: M_s).
     """
 
     def __init__(
@@ -56,12 +68,13 @@ class PreservingControl(AttentionControl):
         seed: int = 0,
         hole: Hole | None = None,
         uniform: bool = False,
+        outside: Literal["source", "target"] = "source",
     ):
         self.mask_source, self.mask_target = mask_source, mask_target
         self.retain, self.start_step, self.start_layer = retain, start_step, start_layer
         self.preservation, self.localization = preservation, localization
         self.refinement, self.normal_layers = refinement, normal_layers
-        self.hole, self.uniform = hole, uniform
+        self.hole, self.uniform, self.outside = hole, uniform, outside
         self._seed = seed
         self._regions: dict[int, Region] = {}
 
@@ -89,7 +102,8 @@ class PreservingControl(AttentionControl):
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
-            self._regions[tokens] = region(self.mask_source, self.mask_target, tokens)
+            background = self.mask_source if self.outside == "source" else self.mask_target
+            self._regions[tokens] = region(background, self.mask_target, tokens)
         return self._regions[tokens]
 
     def _runs_as_usual(self, layer: int) -> bool:
@@ -152,6 +166,9 @@ class CPAM(BesideSource):
         True, "outside a removed object, keep the source's latents at every step", "ours; the paper blends nothing"
     )
 
+    def __post_init__(self) -> None:
+        require_types(self)
+
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=3 * steps)
 
@@ -161,20 +178,27 @@ class CPAM(BesideSource):
         Raises:
             UserError: a sample has no mask or an empty one.
         """
-        each = zip(samples, sources, seeds, strict=True)
-        return [self._branch(sample, source, self.control(sample, source, seed)) for sample, source, seed in each]
+        return [self._branch(*each)[0] for each in zip(samples, sources, seeds, strict=True)]
 
     def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
         """The edited image and the last target mask M_t, bool (resolution, resolution), refined if it is so."""
-        control = self.control(sample, source, seed)
-        latents = sample_together(source.backbone, [self._branch(sample, source, control)])[0]
+        branch, control = self._branch(sample, source, seed)
+        latents = sample_together(source.backbone, [branch])[0]
         return source.backbone.decode(latents), control.mask_target.cpu().numpy()
 
-    def _branch(self, sample: Sample, source: Source, control: PreservingControl) -> Branch:
-        return Branch(source.trajectory, sample.target_prompt, self.guidance, control)
+    def _branch(self, sample: Sample, source: Source, seed: int) -> tuple[Branch, PreservingControl]:
+        path = self.path(source, seed)
+        control = self.control(sample, source, seed, path)
+        return Branch(path, sample.target_prompt, self.guidance, control), control
 
-    def control(self, sample: Sample, source: Source, seed: int = 0) -> PreservingControl:
-        """What CPAM does inside attention for a sample."""
+    def path(self, source: Source, seed: int) -> Trajectory:
+        """The inversion that an edit stands on."""
+        return source.trajectory
+
+    def control(
+        self, sample: Sample, source: Source, seed: int = 0, path: Trajectory | None = None
+    ) -> PreservingControl:
+        """What CPAM does inside attention for a sample; ``path`` is :meth:`path`'s, by default the shared inversion."""
         backbone = source.backbone
         mask = source_mask(sample, source)
         first = target_mask(mask, sample.kind, self.shape, self.margin)
@@ -182,7 +206,7 @@ class CPAM(BesideSource):
         hole = None
         if sample.kind == "remove":
             fill = self.remove_noise == "background"
-            hole = Hole(source.trajectory, altered, seed, self.remove_steps, fill, self.remove_hold)
+            hole = Hole(path or source.trajectory, altered, seed, self.remove_steps, fill, self.remove_hold)
         follows = self.refine and sample.kind in self.refined_kinds
         return PreservingControl(
             altered,
@@ -207,20 +231,30 @@ class CPAM(BesideSource):
 
     @classmethod
     def from_pretrained(
-        cls, backbone: str = "sd15", device: str = "cpu", dtype: str = "float32", **parameters: Any
+        cls, backbone: str = "sd15", device: str | None = None, dtype: str = "float32", **parameters: Any
     ) -> CPAMPipeline:
         """CPAM on a backbone, for editing single pictures.
 
         Args:
             backbone: ``pocket``, ``sd15``, ``sdxl`` or another name, a hub id, a folder or a file.
-            device, dtype: where and how the networks run.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; None is CUDA where there is some, as on the command line.
+            dtype: how the networks compute.
             parameters: any of this class's fields.
+
+        Raises:
+            UserError: a parameter is unknown or does not fit, or the backbone cannot be loaded.
 
         Example:
             >>> editor = CPAM.from_pretrained("pocket")  # doctest: +SKIP
             >>> edited = editor(image, mask, "a photo of an orange on a beach")  # doctest: +SKIP
         """
-        return CPAMPipeline(cls(**parameters), Backbone.load(backbone, device, dtype))
+        known = [field.name for field in fields(cls)]
+        for name in parameters:
+            if name not in known:
+                raise UserError(
+                    f"{cls.__name__} has no parameter {name!r}{close(name, known)}; it has: {', '.join(known)}"
+                )
+        return CPAMPipeline(cls(**parameters), Backbone.load(backbone, choose_device(device), dtype))
 
 
 @dataclass(frozen=True)
@@ -231,6 +265,12 @@ class CPAMRelease(CPAM):
     one, and so it is here; ``refine=false`` gives the other.  It refines every kind of edit that it has, backgrounds
     too, and it has no removal.  It obeys ``retain_object`` for backgrounds.  Where a mask leaves no key at a layer,
     its attention is uniform.
+
+    On Stable Diffusion 2.1 and SDXL its code is another, and so it is here.  z_0 is drawn from the autoencoder's
+    posterior (by the edit's seed), the background's keys lie outside M_t, and refined masks are cut at 64x64 whatever
+    the latents.  On 2.1 the inversion leads one level further (``ahead`` of :func:`cpam_bench.cpam.inversion.invert`),
+    and the end token counts among the words that refine.  On SDXL it inverts under the encoded empty prompt, though
+    sampling has zeros for it, keeps objects from layer 54 of 70, and does not localize.
     """
 
     name: ClassVar[str] = "cpam-release"
@@ -252,6 +292,32 @@ class CPAMRelease(CPAM):
     )
     remove_hold: bool = parameter(False, "outside a removed object, keep the source's latents at every step", "paper")
 
+    def path(self, source: Source, seed: int) -> Trajectory:
+        backbone = source.backbone
+        if backbone.family == "sd1":
+            return source.trajectory
+        latents = backbone.encode(source.image, generator(seed))
+        encoded = backbone.text("", zeros=False)
+        return invert(backbone, latents, source.steps, encoded, ahead=backbone.family == "sd2")
+
+    def control(
+        self, sample: Sample, source: Source, seed: int = 0, path: Trajectory | None = None
+    ) -> PreservingControl:
+        backbone, control = source.backbone, super().control(sample, source, seed, path)
+        if backbone.family == "sd1":
+            return control
+        control.outside = "target"
+        if control.refinement:
+            control.refinement.grid = RELEASE_GRID
+        if backbone.family == "sdxl":
+            control.localization = False
+            if self.start_layer == type(self).start_layer:  # the release names SDXL's layer apart
+                control.start_layer = round(RELEASE_SHARE * backbone.self_layers)
+        elif control.refinement and self.refine_words == "prompt":
+            end = 1 + len(backbone.tokens(sample.target_prompt)[: backbone.length - 2])
+            control.refinement.words = [*control.refinement.words, end]
+        return control
+
 
 @dataclass
 class CPAMPipeline:
@@ -271,34 +337,45 @@ class CPAMPipeline:
         retain_object: bool = False,
         steps: int = 50,
         seed: int = 0,
+        fit: Fit = "squash",
     ) -> Image.Image:
         """Edit one picture.
 
         Args:
             image: the picture, any size; it is worked on as a square of the backbone's resolution.
-            mask: the region to alter, non-zero where it is; an image, or an array (H, W).  For ``kind="background"``
-                that is the background.
+            mask: of the object, non-zero where it is; an image, or an array (H, W).  For ``kind="background"`` that is
+                the object that stays, as on the command line and in data sets.
             prompt: what the edited picture shows (P_t).
             kind: the kind of edit (Section 4.4).
             object_prompt: the words of the prompt that name the object.
             retain_object: keep the object's identity (Eq. 2).
             steps: of DDIM, for the inversion and for the editing.
             seed: of the draw of normal layers.
+            fit: how a picture that is not square becomes the square that is edited.
 
         Returns:
-            RGB, ``backbone.resolution`` an edge.
+            RGB, ``backbone.resolution`` an edge: the square that the model makes.  ``find_frame().put_back`` of a
+            sample sets such a square into its picture, as the command does.
 
         Raises:
-            UserError: the mask is empty or of another size than the image.
+            UserError: there is no such kind, the mask is empty or of another size than the image, or steps are out of
+                range.
         """
-        region = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
+        marked = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
+        if marked.shape != (image.height, image.width):
+            raise UserError(
+                f"the mask has shape {marked.shape}, and the image is {image.width} x {image.height} pixels;"
+                " bring it to the image's size, with nearest neighbour"
+            )
         sample = Sample(
             id="picture",
             image=image,
-            region=region,
+            region=~marked if kind == "background" else marked,
             target_prompt=prompt,
             object_prompt=object_prompt,
+            altered="background" if kind == "background" else "foreground",
             retain_object=retain_object,
             kind=kind,
+            fit=fit,
         )
         return self.editor.edit(sample, Source(sample, self.backbone, steps), seed)

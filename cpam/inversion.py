@@ -60,7 +60,14 @@ class Trajectory:
         return Trajectory([torch.cat(latents) for latents in levels], trajectories[0].schedule)
 
 
-def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | Sequence[str] = "") -> Trajectory:
+def invert(
+    backbone: Backbone,
+    latents: Tensor,
+    steps: int = 50,
+    prompt: str | Sequence[str] | Text = "",
+    *,
+    ahead: bool = False,
+) -> Trajectory:
     """Deterministic DDIM inversion (Section 5.1) of latents (B, C, h, w), one denoiser evaluation a step and sample.
 
     The release evaluates null against null under classifier-free guidance: twice the work for the same result.
@@ -68,6 +75,9 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | S
 
     Args:
         prompt: what it is conditioned on, or that of each sample.
+        ahead: predict at the level that a step leaves, and lead to the next above it: from t = 1, where z_0 is taken to
+            be, to 21 ... 981 and the last level of training.  So the authors' release inverts on Stable Diffusion 2.1,
+            and every step's latents are one level noisier than where sampling expects them.
 
     Raises:
         NotFinite: the latents are NaN or infinite; the message names the step.
@@ -77,17 +87,28 @@ def invert(backbone: Backbone, latents: Tensor, steps: int = 50, prompt: str | S
     latents = latents.float()
     path = [latents]
     watch = Watch("inversion")
-    for timestep, alpha, previous_alpha in reversed(list(schedule.levels())):
+    for timestep, alpha_from, alpha_to in _moves(backbone, schedule, ahead):
         noise = backbone.predict(latents, timestep, text)
-        latents = ddim(latents, noise, previous_alpha, alpha)
+        latents = ddim(latents, noise, alpha_from, alpha_to)
         path.append(latents)
         watch.see(latents)
     watch.check()
     return Trajectory(path, schedule)
 
 
-def texts_for(backbone: Backbone, prompt: str | Sequence[str], samples: int) -> Text:
+def _moves(backbone: Backbone, schedule: Schedule, ahead: bool) -> list[tuple[int, float, float]]:
+    """Timestep, and the cumulative alphas that a step leads from and to, of each step from clean to noisy."""
+    if not ahead:
+        return [(timestep, previous, alpha) for timestep, alpha, previous in reversed(list(schedule.levels()))]
+    alphas = backbone.alphas
+    stride, last = len(alphas) // len(schedule), len(alphas) - 1
+    return [(t, alphas[t], alphas[min(t + stride, last)]) for t in reversed(schedule.timesteps)]
+
+
+def texts_for(backbone: Backbone, prompt: str | Sequence[str] | Text, samples: int) -> Text:
     """What the denoiser is told of one prompt for all samples, or of that of each: as many lanes as samples."""
+    if isinstance(prompt, Text):
+        return prompt.expand(samples)
     if isinstance(prompt, str):
         return backbone.text(prompt).expand(samples)
     return Text.together([backbone.text(one) for one in prompt])

@@ -37,8 +37,12 @@ def region(mask_source: Tensor, mask_target: Tensor, tokens: int) -> Region:
     scale = (tokens / (height * width)) ** 0.5
     grid = (round(height * scale), round(width * scale))
     stacked = torch.stack([mask_source, mask_target])[None].float()
-    source, target = interpolate(stacked, grid, mode="nearest")[0].flatten(1).bool()
-    return Region(*(part.nonzero()[:, 0] for part in (~source, target, target, ~target)))
+    masks = interpolate(stacked, grid, mode="nearest")[0].flatten(1).byte()
+    # The tokens outside each mask and then those inside, in their order; how many are outside is the one thing that
+    # has to be waited for on a GPU.
+    source, target = masks.argsort(stable=True)
+    outside_source, outside = (masks == 0).sum(1).tolist()
+    return Region(source[:outside_source], target[outside:], target[outside:], target[:outside])
 
 
 def preserve(q: Tensor, k: Tensor, v: Tensor, region: Region, retain: bool, uniform: bool = False) -> Tensor:

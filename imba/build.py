@@ -16,13 +16,12 @@ from PIL import Image
 from cpam_bench.imba.common import remote
 from cpam_bench.imba.common.files import sweep, write_atomic
 from cpam_bench.imba.common.hashes import digest
+from cpam_bench.imba.common.names import shown
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
-from cpam_bench.imba.layouts.release import mask_name, read_records
+from cpam_bench.imba.layouts.release import MASKS, WHOSE, mask_name, read_records
+from cpam_bench.imba.layouts.table import CONFIG
 from cpam_bench.imba.pictures import SUFFIXES, is_regular
-
-MASKS = Path(__file__).parent / "data" / "masks"
-"""Masks that come along for IMBA's photographs: ours, for the authors published none."""
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
@@ -159,6 +158,8 @@ def build(tedbench: Path, annotations: Path, out: Path, masks: Path | None = Non
             missing_masks.append(mask)
     images = sum(name.startswith("images/") for name in plan)
     copied_masks = len(plan) - images
+    if masks is not None and copied_masks:
+        plan[CONFIG] = f"{WHOSE} = {json.dumps(shown(str(masks.absolute())))}\n".encode()
     plan["data.json"] = annotations.read_bytes()  # last: a folder without it is not a data set yet
     publish(out, plan)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,20 @@ class Look:
 
     def at(self, sample: Sample) -> list[Problem]:
         """Everything that is wrong with the sample's pixels."""
-        return [*self._image(sample), *self._truth(sample), *self._mask(sample)]
+        stored = replace(sample, fit="squash")
+        found = [*self._image(sample), *self._truth(stored), *self._mask(stored)]
+        if not any(problem.severity == "error" for problem in found):
+            found += self._frame(sample)
+        return found
+
+    def _frame(self, sample: Sample) -> Iterator[Problem]:
+        if sample.fit == "squash" or sample.region is None:
+            return
+        try:
+            sample.find_frame()
+        except UserError:  # the files are whole, and mask and image of one size
+            what = "a square crop would lose a part of what is marked"
+            yield Problem("error", what, "Take --fit pad or squash, or --incomplete skip", sample.id)
 
     def _problem(self, sample: Sample, severity: Severity, file: object, what: str, mend: str) -> Problem:
         inside = isinstance(file, Path) and file.is_relative_to(self.root)
@@ -120,9 +134,9 @@ class Look:
             return self._problem(sample, "warning", sample.image, what, mend)
 
         width, height = facts.size
-        if max(facts.size) > EXTREME_ASPECT * min(facts.size):
+        if sample.fit == "squash" and max(facts.size) > EXTREME_ASPECT * min(facts.size):
             what = f"the image is {width} x {height} pixels and will be squashed to a square"
-            yield warn(what, "Crop it if that matters")
+            yield warn(what, "Take --fit crop or pad if that matters")
         if facts.rotation != 1:
             what = "the image carries a rotation (EXIF), which is not applied"
             yield warn(what, "Save it upright if it shows lying, and its mask with it")

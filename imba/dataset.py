@@ -20,7 +20,7 @@ from cpam_bench.imba.common.labels import canonical
 from cpam_bench.imba.common.remote import fetch
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import LAYOUTS, Content, Layout, Recognition
-from cpam_bench.imba.layouts.release import WHAT, Release
+from cpam_bench.imba.layouts.release import MASKS, OURS, WHAT, WHOSE, Release
 from cpam_bench.imba.layouts.table import CONFIG, read_config
 from cpam_bench.imba.problems import Problem, summarize
 from cpam_bench.imba.sample import Sample
@@ -52,6 +52,9 @@ class Dataset:
         layout: the layout's label.
         why: how the layout was told.
         facts: what else the layout has to say of it.
+        left_out: id of a sample, or place of a record that became none, -> why it is not among the samples
+            (:meth:`complete`).
+        masks: whose masks these are, in words; empty where they come with the data, as pocket's, or nothing is known.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Dataset:
     layout: str = "release"
     why: str = ""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    masks: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -105,7 +110,8 @@ class Dataset:
         bad = {problem.sample for problem in errors if problem.sample}
         whole = self._only([index for index, sample in enumerate(self.samples) if sample.id not in bad])
         kept = [problem for problem in whole.problems if problem.severity == "warning"]
-        return dataclasses.replace(whole, problems=kept), errors
+        left_out = {problem.sample or problem.place: problem.what for problem in reversed(errors)}  # the first is said
+        return dataclasses.replace(whole, problems=kept, left_out=dict(sorted(left_out.items()))), errors
 
     def _only(self, wanted: range | list[int]) -> Dataset:
         samples = [self.samples[index] for index in wanted]
@@ -138,9 +144,9 @@ class Dataset:
             "tags": datasets.List(text),
         }
         rows = []
+        columns = [field.name for field in dataclasses.fields(Sample) if field.name not in ("fit", "frame")]
         for sample in self.samples:
-            row: dict[str, Any] = {field.name: getattr(sample, field.name) for field in dataclasses.fields(Sample)}
-            del row["region"]
+            row: dict[str, Any] = {name: getattr(sample, name) for name in columns if name != "region"}
             mask = None if sample.region is None else Image.fromarray(sample.read_mask().astype(np.uint8) * 255)
             row["mask"] = mask and {"bytes": encode_png(mask), "path": None}
             row["mask_origin"] = sample.mask_origin and sample.mask_origin.model_dump_json()
@@ -149,7 +155,7 @@ class Dataset:
                 if isinstance(row[name], Image.Image):
                     row[name] = {"bytes": encode_png(row[name]), "path": None}
             rows.append({k: str(v) if isinstance(v, Path) else v for k, v in row.items()})
-        names = ["mask" if field.name == "region" else field.name for field in dataclasses.fields(Sample)]
+        names = ["mask" if name == "region" else name for name in columns]
         features = datasets.Features({name: special.get(name, text) for name in names})
         return datasets.Dataset.from_list(rows, features=features)
 
@@ -176,21 +182,25 @@ def load(name_or_path: str | Path, layout: str | None = None, threshold: int | N
     root = root.resolve()
     content = made.read(root)
     folder = root if root.is_dir() else root.parent
-    is_pocket = root == POCKET.resolve()
-    # Another folder that happens to be called "pocket" must not pass for the embedded one.
-    name = "pocket" if is_pocket else root.name if root.name != "pocket" else str(root)
     label = canonical(made.name, made)
+    files = _digests(folder, content)
+    fingerprint = _fingerprint(content, files, label)
+    name = root.name
+    if name == "pocket" and root != POCKET.resolve():
+        # Another folder that happens to be called "pocket" must not pass for the embedded one.
+        name = f"pocket-{fingerprint[:8]}"
     return Dataset(
         name,
         folder,
         content.samples,
         content.problems + [problem for sample in content.samples for problem in words(sample)],
-        _fingerprint(folder, content, label),
+        fingerprint,
         content.count,
         content.indices,
         label,
         seen.why,
         content.facts,
+        masks=_whose_masks(folder, content, files) if made.name == Release.name else "",
     )
 
 
@@ -249,13 +259,32 @@ def _with_threshold(made: Layout, threshold: int) -> Layout:
     return dataclasses.replace(made, threshold=threshold)  # type: ignore[type-var, return-value]
 
 
-def _fingerprint(root: Path, content: Content, label: str) -> str:
-    """sha256 over the records (whatever their spacing), each file's name and contents (None if it is missing), and the
-    layout where it is not the release as it is."""
+def _digests(root: Path, content: Content) -> dict[str, str | None]:
+    """Each file that the samples name -> sha256 of its contents, None if it is missing."""
     paths = {path for s in content.samples for path in (s.image, s.region_file, s.truth) if isinstance(path, Path)}
-    files = {path.relative_to(root).as_posix(): digest(path) for path in paths}
+    return {path.relative_to(root).as_posix(): digest(path) for path in paths}
+
+
+def _fingerprint(content: Content, files: Mapping[str, str | None], label: str) -> str:
+    """sha256 over the records (whatever their spacing), the files, and the layout where it is not the release as it
+    is."""
     what = [content.records, files] + ([] if label == Release.name else [label])
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _whose_masks(root: Path, content: Content, files: Mapping[str, str | None]) -> str:
+    """Whose the masks of a data set in IMBA's layout are: told by their bytes, and by what its builder noted."""
+    if root == POCKET.resolve() or (root / MARK).is_file():
+        return ""
+    names = {path.relative_to(root).as_posix() for s in content.samples if (path := s.region_file) is not None}
+    known = {name: files[name] for name in sorted(names)}
+    ours = [name for name, found in known.items() if found and found == digest(MASKS / Path(name).name)]
+    said = read_config(root).get(WHOSE)
+    whole = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
+    others = f"from {said} ({whole})" if isinstance(said, str) and said else "the data set's own"
+    if len(ours) == len(known):
+        return OURS if known else ""
+    return f"{others}, but {len(ours)} of {len(known)} {OURS}" if ours else others
 
 
 def validate(dataset: Dataset, resolution: int | None = None) -> list[Problem]:

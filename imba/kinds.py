@@ -10,3 +10,7 @@ modify a region or add an item."""
 
 Altered = Literal["foreground", "object", "background"]
 """What the release's field ``object`` says is altered."""
+
+Fit = Literal["squash", "crop", "pad"]
+"""How a picture that is not square becomes the square that a model edits: squash the whole picture to one, as the
+release does; crop one out of it; or pad it to one."""

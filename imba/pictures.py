@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from cpam_bench.imba.errors import UserError
 
@@ -251,12 +252,27 @@ def stored_values(picture: Image.Image) -> np.ndarray:
     return values
 
 
-def overlay(picture: Image.Image, mask: np.ndarray, share: float = 0.55) -> Image.Image:
-    """The picture with the mask, bool (H, W) of any size, in red; ``share`` is how much of the red covers it."""
+OUTLINE: tuple[tuple[int, int, int], tuple[int, int, int]] = ((255, 255, 0), (0, 0, 0))
+"""Colours of an outline's inner and outer line: one of them is seen on any ground."""
+
+
+def outline(mask: np.ndarray, width: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The two lines of a mask's outline, each ``width`` pixels: just inside of it and just outside, bool (H, W)."""
+    inner = mask & ~binary_erosion(mask, iterations=width, border_value=1)
+    return inner, binary_dilation(mask, iterations=width) & ~mask
+
+
+def overlay(picture: Image.Image, mask: np.ndarray, share: float = 0.4) -> Image.Image:
+    """The picture with the mask, bool (H, W) of any size, in red with an outline in two tones.
+
+    ``share`` is how much of the red covers what is inside.
+    """
     inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
     pixels = np.asarray(picture.convert("RGB")).astype(float)
     marked = np.asarray(inside) > 127
     pixels[marked] = (1 - share) * pixels[marked] + share * np.array([230, 40, 60])
+    for line, colour in zip(outline(marked, max(1, round(max(picture.size) / 256))), OUTLINE, strict=True):
+        pixels[line] = colour
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

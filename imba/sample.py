@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.kinds import Altered, Kind
+from cpam_bench.imba.fit import Frame, find
+from cpam_bench.imba.kinds import Altered, Fit, Kind
 from cpam_bench.imba.masking.made import Origin
 from cpam_bench.imba.pictures import MaskFile, decoded, read_picture, to_rgb
 
@@ -56,6 +57,8 @@ class Sample:
         edited_words: a word of ``source_prompt`` and one of ``target_prompt`` that name what is edited, where the data
             set annotates them (PIE-Bench's ``blended_word``).
         tags: what else the data set says of it, each ``NAME`` or ``NAME=VALUE``; ``--slice NAME`` slices by them.
+        fit: how a picture that is not square becomes the square that is edited; what is read is fitted.
+        frame: of a sample whose pictures in memory are fitted already: what of the whole picture they are.
     """
 
     id: str
@@ -74,6 +77,15 @@ class Sample:
     mask_origin: Origin | None = None
     edited_words: tuple[str, str] | None = None
     tags: tuple[str, ...] = ()
+    fit: Fit = "squash"
+    frame: Frame | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", Kind), ("altered", Altered), ("fit", Fit)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise UserError(
+                    f"sample {self.id}: {name} is {value!r}, and must be one of {', '.join(get_args(known))}"
+                )
 
     @property
     def region_file(self) -> Path | None:
@@ -82,27 +94,48 @@ class Sample:
         return path if isinstance(path, Path) else None
 
     def read_image(self) -> Image.Image:
-        """The picture as RGB, in its own size; an alpha channel is dropped, as the release does.
+        """The picture as RGB, in its own size or as :attr:`fit` has it; an alpha channel is dropped, as in the release.
 
         The format is told from the content, not from the extension, and an EXIF rotation is not applied (the release
         applies none, and the masks are drawn on the pixels as stored).
 
         Raises:
-            UserError: the file is missing, damaged or cut short.
+            UserError: the file is missing, damaged or cut short, or a crop would lose the region.
         """
-        return to_rgb(self.open_image())
+        return self._fitted(to_rgb(self.open_image()))
 
     def open_image(self) -> Image.Image:
         """The picture as it is stored; see :meth:`read_image`."""
         what = f"sample {self.id}: image"
         return decoded(self.image, what) if isinstance(self.image, Image.Image) else read_picture(self.image, what)
 
+    def find_frame(self) -> Frame:
+        """What of the stored picture is edited.
+
+        Raises:
+            UserError: a file is missing or damaged, or a crop would lose what is marked: the object, which for a
+                changed background is what stays.
+        """
+        if self.frame is not None:
+            return self.frame
+        marked = None if self.region is None or self.fit == "squash" else self._stored_mask()
+        if marked is not None and self.altered == "background":
+            marked = ~marked
+        return find(self.open_image().size, self.fit, marked, f"sample {self.id}")
+
+    def _fitted(self, picture: Image.Image) -> Image.Image:
+        return picture if self.fit == "squash" else self.find_frame().of(picture.size).take(picture)
+
     def read_mask(self) -> np.ndarray:
         """The alteration mask M_s: bool (H, W), True where the picture is to change; the background is its complement.
 
         Raises:
-            UserError: there is no mask, or its file is missing or damaged.
+            UserError: there is no mask, or its file is missing or damaged, or a crop would lose the region.
         """
+        mask = self._stored_mask()
+        return mask if self.fit == "squash" else self.find_frame().take_mask(mask)
+
+    def _stored_mask(self) -> np.ndarray:
         if self.region is None:
             raise UserError(
                 f"sample {self.id} has no mask. Draw one: a PNG of the image's size, white on what is marked."
@@ -125,15 +158,17 @@ class Sample:
         if self.truth is None:
             return None
         if isinstance(self.truth, Image.Image):
-            return to_rgb(self.truth)
-        return to_rgb(read_picture(self.truth, f"sample {self.id}: truth"))
+            return self._fitted(to_rgb(self.truth))
+        return self._fitted(to_rgb(read_picture(self.truth, f"sample {self.id}: truth")))
 
     def loaded(self) -> Sample:
-        """The same sample with its pictures in memory: it can be sent to a machine that does not have the files.
+        """The same sample with its pictures in memory, fitted: it can go to a machine that does not have the files.
 
         Raises:
-            UserError: one of its files is missing, damaged or cut short.
+            UserError: one of its files is missing, damaged or cut short, or a crop would lose the region.
         """
         region = None if self.region is None else self.read_mask()
         name = self.image.name if isinstance(self.image, Path) else self.file_name
-        return replace(self, image=self.read_image(), region=region, truth=self.read_truth(), file_name=name)
+        frame = self.frame if self.fit == "squash" else self.find_frame()
+        image, truth = self.read_image(), self.read_truth()
+        return replace(self, image=image, region=region, truth=truth, file_name=name, fit="squash", frame=frame)

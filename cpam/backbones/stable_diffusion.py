@@ -25,7 +25,11 @@ class StableDiffusion(Backbone):
     reads: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     opener: ClassVar[Any] = StableDiffusionPipeline
     # No safety checker: what it takes for unsafe it would make black.
-    options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    options: ClassVar[Mapping[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
     parts: ClassVar[tuple[str, ...]] = ("vae", "unet", "text_encoder")
     single: ClassVar[str] = "cond_stage_model."
 

@@ -21,10 +21,17 @@ from cpam_bench.eval.scoring.scored import Scored
 from cpam_bench.eval.store.derived import note
 from cpam_bench.eval.store.records import Edit
 from cpam_bench.imba.common.files import write_rows
+from cpam_bench.imba.common.names import without_places
 from cpam_bench.imba.errors import UserError
 
 SHOWN = ("clip_score", "lpips_background")
 """The metrics of the paper's Table 2: those of the terminal's table and of the paired comparisons."""
+
+CHANGED = "lpips_region"
+"""The metric that says whether a region was edited at all."""
+
+HARDLY = 0.05
+"""Of :data:`CHANGED`: below it a reader calls two pictures the same."""
 
 _NAMED = 20
 """How many failed edits of a method a note names."""
@@ -113,11 +120,38 @@ def leaderboard(runs: Scored | Sequence[str | Path]) -> Leaderboard:
     for metric in SHOWN:
         if metric in metrics and (undefined := int((table["n"] - table[f"{metric}_n"]).sum())):
             notes.append(f"{known[metric].heading}: not defined for {undefined} edits, which its mean leaves out")
+    if changed := shown_as(CHANGED, metrics):
+        for name, change in zip(table["method"], table[changed], strict=True):
+            if change < HARDLY and name not in scored.references:
+                notes.append(
+                    f"{name}: the region to alter hardly changed ({known[changed].title} {change:.3f}, below {HARDLY});"
+                    " its background says little"
+                )
+    notes = [*origin_notes(scored), *notes]
     if scored.is_pocket:
         notes.insert(0, POCKET)
     masks = {row.name: row.mask_read for row in scored.rows}
     paired = _paired(table, scored.scores, metrics)
     return Leaderboard(_title(scored), notes, table, paired, scored.references, known, masks)
+
+
+def origin_notes(scored: Scored) -> list[str]:
+    """What the caption of a table must say of its data: whose the masks are, which samples were left out, and why."""
+    notes = []
+    if whose := list(dict.fromkeys(run.dataset.masks for run in scored.runs if run.dataset.masks)):
+        notes.append(f"masks: {'; '.join(whose)}")
+    if lost := scored.left_out:
+        listed = [f"{name} ({why})" for name, why in list(lost.items())[:_NAMED]]
+        more = [f"and {len(lost) - _NAMED} more"] if len(lost) > _NAMED else []
+        edited = {sample for store in scored.stores for sample in store.run.samples}
+        whole = max((run.dataset.records or 0 for run in scored.runs), default=0)
+        notes.append(f"{len(edited)} of {whole} samples: left out are {', '.join([*listed, *more])}")
+    return notes
+
+
+def origin(scored: Scored) -> str:
+    """The same as sentences of a caption, a space before each."""
+    return "".join(f" {note[0].upper()}{note[1:]}." for note in origin_notes(scored))
 
 
 def shown_as(name: str, labels: Iterable[str]) -> str | None:
@@ -128,7 +162,7 @@ def shown_as(name: str, labels: Iterable[str]) -> str | None:
 
 def failed_note(name: str, edits: Sequence[Edit]) -> str:
     """Which edits of a method failed, and why."""
-    listed = [f"{edit.sample} ({(edit.error or '').splitlines()[0][:100]})" for edit in edits[:_NAMED]]
+    listed = [f"{edit.sample} ({without_places((edit.error or '').splitlines()[0])[:100]})" for edit in edits[:_NAMED]]
     more = [f"and {len(edits) - _NAMED} more"] if len(edits) > _NAMED else []
     return f"{name} failed on {', '.join([*listed, *more])}; its means are without them"
 
@@ -263,6 +297,6 @@ def _title(scored: Scored) -> str:
     seeds = sorted({store.run.seed for store in scored.stores})
     mark = "pocket leaderboard" if scored.is_pocket else "leaderboard"
     return (
-        f"{mark}: {run.dataset.name} data set ({len(scored.samples)} samples), {run.backbone.name} backbone,"
+        f"{mark}: {run.dataset.name} data set ({scored.count} samples), {run.backbone.name} backbone,"
         f" {run.backbone.resolution} px, {run.steps} steps, seed {', '.join(map(str, seeds))}"
     )

@@ -28,6 +28,7 @@ from cpam_bench.eval.scoring.scored import read_protocol
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_rows
 from cpam_bench.imba.common.labels import canonical
+from cpam_bench.imba.common.names import distinct, shown
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def sensitivity(
             protocols += _lpips_protocols(trunk, own, half >= SMALLEST)
         except UserError as error:
             unavailable.append(str(error))
-    values = _measure(store, tasks, edits, protocols, progress)
+    values = measure_protocols(store, tasks, edits, protocols, progress)
     return Sensitivity(_rows(store, edits, protocols, values), unavailable, notes)
 
 
@@ -140,19 +141,21 @@ def sensitivity(
 
 def _protocol(metric: Metric, networks: Networks, name: str, default: bool) -> Protocol:
     held = describe(canonical(metric.name, metric), metric, networks)
-    return Protocol(metric, networks, name, default, held.scorer or "", held.weights_sha256 or "")
+    return Protocol(
+        metric, networks, name, default, shown(held.scorer or "", held.weights_sha256), held.weights_sha256 or ""
+    )
 
 
 def _clip_protocols(networks: Networks, default: bool) -> list[Protocol]:
     """A scorer with its own preprocessing, and with each other filter in the place of its own."""
     scorer = networks.clip()
-    own = scorer.own_filter
+    own, called = scorer.own_filter, shown(scorer.name, scorer.weights_sha256)
     if own is None:  # a scorer that resizes in another way is measured as it is
-        return [_protocol(CLIPScore(), networks, f"CLIP {scorer.name}, its own preprocessing", default)]
+        return [_protocol(CLIPScore(), networks, f"CLIP {called}, its own preprocessing", default)]
     return [
-        _protocol(CLIPScore(), networks, f"CLIP {scorer.name}, {own} (its own)", default),
+        _protocol(CLIPScore(), networks, f"CLIP {called}, {own} (its own)", default),
         *(
-            _protocol(CLIPScore(filter=name), networks, f"CLIP {scorer.name}, {chosen.words}", False)
+            _protocol(CLIPScore(filter=name), networks, f"CLIP {called}, {chosen.words}", False)
             for name, chosen in FILTERS.items()
             if name != own
         ),
@@ -179,7 +182,7 @@ def _lpips_protocols(trunk: Trunk, networks: Networks, halved: bool) -> list[Pro
 # numbers --------------------------------------------------------------------------------------------------------------
 
 
-def _measure(
+def measure_protocols(
     store: Store, tasks: Any, edits: Sequence[Any], protocols: Sequence[Protocol], progress: bool | None
 ) -> list[list[float]]:
     """For each protocol a value an edit."""
@@ -200,7 +203,9 @@ def _measure(
 def _rows(
     store: Store, edits: Sequence[Any], protocols: Sequence[Protocol], values: Sequence[Sequence[float]]
 ) -> pd.DataFrame:
-    names = {label: method.called or label for label, method in store.run.methods.items()}
+    called = {label: method.called or label for label, method in store.run.methods.items()}
+    bare = distinct(called.values())
+    names = {label: bare[name] for label, name in called.items()}
     methods = [names[label] for label in names if any(edit.method == label for edit in edits)]
     editing = [names[label] for label in names if names[label] in methods and store.run.methods[label].edits]
     of = np.array([names[edit.method] for edit in edits])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are asked for
 from numpy.typing import ArrayLike
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -61,8 +61,8 @@ def mean_interval(
         return Estimate(mean, mean, mean, len(data))
     # A mean may be infinite, as of the PSNR of equal pictures; its standard error, which is not used, is then NaN.
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("error", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
+        warnings.simplefilter("error", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
             (data,),
             np.mean,
             n_resamples=resamples,
@@ -111,12 +111,12 @@ def paired_difference(
 
 def ranks(values: Sequence[float], higher: bool) -> list[int]:
     """1 for the best; ties share.  ``higher`` says that large values are good."""
-    return [int(rank) for rank in stats.rankdata([-value if higher else value for value in values], method="min")]
+    return [int(rank) for rank in scipy.stats.rankdata([-value if higher else value for value in values], method="min")]
 
 
 def kendall_tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     """Kendall's tau-b and its p-value; NaN for fewer than two values."""
     if len(one) < 2:
         return math.nan, math.nan
-    result = stats.kendalltau(one, other)
+    result = scipy.stats.kendalltau(one, other)
     return float(result.statistic), float(result.pvalue)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cpam_bench.cpam.backbone import Backbone
-from cpam_bench.eval.methods import registry
+from cpam_bench.eval.methods import from_file, registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.run.describe import versions
 from cpam_bench.eval.run.messages import Made, Unit
@@ -97,19 +97,23 @@ def rerun(
     try:
         repeats = []
         for edit in chosen:
-            repeats.append(_repeat(store, edit, model))
+            repeats.append(repeat(store, edit, model))
             say(str(repeats[-1]))
         return repeats
     finally:
         torch.set_num_threads(threads)
 
 
-def _repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
+def repeat(store: Store, edit: Edit, backbone: Any) -> Repeat:
+    """One edit made again on a backbone and compared with what is stored; what cannot be made again says why."""
     run = store.run
     try:
         label, editor = registry.make(edit.method)
         if not parameters(editor).items() <= edit.params.items():
             raise UserError(f"{label} has other parameters now: {parameters(editor)}, not {edit.params}")
+        file = from_file.of(editor)
+        if file and file.sha256 != edit.params.get("method_file_sha256"):
+            raise UserError(f"{file.name} is not the file that made it: it has another content")
         start = run.samples.index(edit.sample) // run.batch * run.batch
         editors = dict(registry.make(one) for one in run.lockstep) if edit.method in run.lockstep else {}
         samples = tuple(stored_sample(store, id) for id in run.samples[start : start + run.batch])

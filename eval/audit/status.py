@@ -83,7 +83,7 @@ def status(folder: str | Path) -> Status:
         mean = sum(seconds) / len(seconds) if seconds else float("nan")
         rows.append(MethodStatus(method, len(seconds), failed, pending, mean))
     rate = recent / max(time.time() - working.since, 1e-3) if working and recent else None
-    run = store.run
+    run = store.run.shared()
     title = f"{run.dataset.name} data set, {run.backbone.name} backbone, {run.steps} steps, seed {run.seed}"
     return Status(title, rows, failures, damaged, working, rate, left / rate if rate else None)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands.options import Device
+from cpam_bench.eval.commands.options import Device, MethodFile
 from cpam_bench.eval.commands.terminal import console, say
 from cpam_bench.imba.common.places import place
 
@@ -53,6 +53,7 @@ def rerun(
         str | None, typer.Option(metavar="NAME|PATH", help="Where the backbone is, if not where the run had it.")
     ] = None,
     device: Device = None,
+    method_file: MethodFile = None,
     tolerance: Annotated[
         int, typer.Option(metavar="LEVELS", min=0, help="Difference of a pixel, of 255, that is let pass.")
     ] = 0,
@@ -62,7 +63,10 @@ def rerun(
     The same processor, threads and versions give the same bits. Exit code 1 means that an edit came out otherwise.
     """
     from cpam_bench.eval.audit.rerun import rerun as repeat
+    from cpam_bench.eval.methods import from_file
 
+    for text in method_file or []:
+        from_file.give(text)
     repeats = repeat(folder, check, seed, backbone, device, typer.echo)
     other = [one for one in repeats if one.error or one.largest > tolerance]
     typer.echo(f"{len(repeats) - len(other)} of {len(repeats)} edits are as they were")

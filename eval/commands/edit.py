@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpam_bench.eval.commands.options import Device, Dtype, Model, ResizeBy, Seed, Steps, Threads, finite
+from cpam_bench.eval.commands.options import (
+    Device,
+    Dtype,
+    FitBy,
+    MethodFile,
+    Model,
+    ResizeBy,
+    Seed,
+    Steps,
+    Threads,
+    finite,
+)
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Kind
 
@@ -61,7 +73,13 @@ def edit(
     source_prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A caption of the picture, for methods that need one.")
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="The method.")] = "cpam",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]", help="The method.", show_default="that of --method-file, else cpam"
+        ),
+    ] = None,
+    method_file: MethodFile = None,
     compare: Annotated[str, typer.Option(metavar="A,B,...", help="More methods, for the sheet.")] = "",
     show_target_mask: Annotated[bool, typer.Option("--show-target-mask", help="Draw the last M_t too.")] = False,
     backbone: Model = "pocket",
@@ -71,16 +89,34 @@ def edit(
     threads: Threads = None,
     dtype: Dtype = "float32",
     resize: ResizeBy = "bicubic",
-    original_size: Annotated[
-        bool, typer.Option("--original-size", help="Bring results back from the model's square to the picture's size.")
+    fit: FitBy = "squash",
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="Write the squares that the model makes, and not the picture with the edit put back into it."
+        ),
     ] = False,
+    spill: Annotated[
+        bool | None,
+        typer.Option(
+            "--spill/--no-spill",
+            help="Let the edit show in M_t too, a little around the mask; else every pixel outside the mask is kept.",
+            show_default="spill for pose",
+        ),
+    ] = None,
+    large_mask: Annotated[
+        bool, typer.Option("--large-mask", help="Take a mask of nearly the whole picture without asking.")
+    ] = False,
+    original_size: Annotated[bool, typer.Option("--original-size", hidden=True)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Edit one picture, and draw the result beside its source and mask.
 
-    Say what to alter in one way: --mask, --click and --box, --polygon, --stroke, or --select. Coordinates are pixels of
-    the picture, x to the right and y down.
+    The result has the picture's size, and what is outside of the mask keeps its own pixels. Say what to alter in one
+    way: --mask, --click and --box, --polygon, --stroke, or --select. Coordinates are pixels of the picture, x to the
+    right and y down.
     """
+    from cpam_bench.eval.methods import from_file as method_files
     from cpam_bench.eval.methods import registry
     from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
@@ -88,13 +124,16 @@ def edit(
     from cpam_bench.imba.problems import shown
 
     # Everything that can be wrong without a model comes first.
-    wanted = [method, *split(compare)]
+    given = [method_files.give(text) for text in method_file or []]
+    wanted = [*([method] if method else given[:1] or ["cpam"]), *split(compare)]
     editors = dict(registry.make(label) for label in wanted)
     names = operations.split(mask_ops)
     clicks = _clicks(click, click_off, box)
     ways = [mask is not None, clicks is not None, bool(polygon), bool(stroke), select is not None]
     if sum(ways) > 1:
         raise UserError("give one of --mask, --click with --box, --polygon, --stroke and --select, not several")
+    if raw and original_size:
+        raise UserError("--raw is the model's square, and --original-size the picture's size: give one of them")
     polygons = [_points(text, "--polygon") for text in polygon or ()]
     strokes = [_points(text, "--stroke") for text in stroke or ()]
     picture = to_rgb(upright(read_picture(image, "picture")))
@@ -103,6 +142,11 @@ def edit(
         raise UserError(f"{there[0]} is there already; give another --out, or --overwrite")
     if not prompt.strip():
         raise UserError("--prompt is empty; say what the edited picture shows")
+    if not any(ways) and (needing := [label for label, editor in editors.items() if registry.needs_mask(editor)]):
+        raise UserError(
+            f"{needing[0]} needs to know what to alter, and no mask is given. Give one of --mask FILE, --click X,Y or"
+            " --box X0,Y0,X1,Y1, --polygon X,Y,X,Y,..., --stroke X,Y,X,Y,..., and --select WORDS"
+        )
 
     from cpam_bench.cpam.backbone import Backbone
     from cpam_bench.eval.run.describe import describe_editor, versions
@@ -115,6 +159,14 @@ def edit(
 
     quiet()
     place = choose_device(device)
+
+    def finished(made: MadeMask) -> MadeMask:
+        made = made.then(names)
+        _say_mask(made)
+        if not large_mask:
+            _ask_about(made)
+        return made
+
     made: MadeMask | None = None
     if mask is not None:
         made = from_file(mask, picture.size)
@@ -124,13 +176,12 @@ def edit(
         made = from_strokes(strokes, brush, picture.size)
     elif clicks is not None:
         made = for_clicks(mask_with, place).segment(picture, clicks)
+    made = made and finished(made)
     model = Backbone.load(backbone, place, dtype, resize)
+    model.schedule(steps)
     used = use_threads(threads, model)
     if select is not None:
-        made = pictures.select_words(model, picture, select, mask_with, place)
-    if made is not None:
-        made = made.then(names)
-        _say_mask(made)
+        made = finished(pictures.select_words(model, picture, select, mask_with, place))
     sample = pictures.make_sample(
         picture,
         None if made is None else made.mask,
@@ -139,15 +190,15 @@ def edit(
         object_prompt=object_prompt,
         retain=retain,
         source_prompt=source_prompt,
+        fit=fit,
     )
+    if line := pictures.expectation(model, picture):
+        typer.echo(line, err=True)
     if (rest := model.truncated(prompt)) is not None:
         typer.echo(f"the prompt is longer than the text encoder reads; it is cut before: “{shown(rest)}”", err=True)
-    source, results = pictures.edit(sample, model, editors, steps, seed)
-    sheet = pictures.side_by_side(sample, source, results, show_target_mask)
-
-    def sized(result: Image.Image) -> Image.Image:
-        return result.resize(picture.size) if original_size else result
-
+    source, results = pictures.edit(sample, model, editors, steps, seed, spill=spill)
+    sheet = pictures.side_by_side(sample, source, results, show_target_mask, raw)
+    frame = sample.find_frame()
     record = {
         "picture": image.name,
         "prompt": prompt,
@@ -156,6 +207,11 @@ def edit(
         "retain_object": retain,
         "mask": None if made is None else made.origin.model_dump(exclude_none=True),
         "backbone": {"name": model.name, "weights": model.fingerprint, "resize": model.resize},
+        "size": list(picture.size),
+        "fit": fit,
+        "frame": [frame.left, frame.top, frame.right, frame.bottom],
+        "raw": raw,
+        "spill": spill,
         "steps": steps,
         "seed": seed,
         "device": place,
@@ -171,14 +227,15 @@ def edit(
         if name == "sheet":
             _save(sheet, path)
         elif name == "source":
-            _save(source.image, path)
+            _save(source.image if raw else picture, path)
         elif name == "mask":
             if made is not None:
                 _save(_black_and_white(made.mask), path)
         elif name == "record":
             write_json(path, record)
         else:
-            _save(sized(results[name.removeprefix("edit ")].image), path)
+            result = results[name.removeprefix("edit ")]
+            _save(result.image if raw else result.whole, path)
         if path.exists():
             typer.echo(f"{path}")
 
@@ -213,6 +270,26 @@ def _say_mask(made: MadeMask) -> None:
     origin = made.origin
     note = f"; it {origin.note}" if origin.note else ""
     typer.echo(f"mask by {origin.tool}: {made.mask.mean():.1%} of the picture{note}", err=True)
+
+
+def _ask_about(made: MadeMask) -> None:
+    """Ask whether a mask of nearly the whole picture is meant.
+
+    Raises:
+        UserError: it is not, or there is nobody to ask.
+    """
+    from cpam_bench.eval.studio.picture import NEARLY_ALL
+
+    share = made.mask.mean()
+    if share < NEARLY_ALL:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"the mask by {made.origin.tool} marks {share:.1%} of the picture, nearly all of it. Mark the object alone,"
+            " or give --large-mask if that is what you mean"
+        )
+    if not typer.confirm("It marks nearly the whole picture. Is that what you mean?", err=True):
+        raise UserError("nothing is edited; mark the object alone")
 
 
 def _numbers(text: str, option: str, count: int | None = None) -> Numbers:

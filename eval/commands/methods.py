@@ -13,6 +13,10 @@ from cpam_bench.imba.errors import UserError
 def methods(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these with parameters.")] = None,
     parameters: Annotated[bool, typer.Option("--parameters", help="Show the parameters of all.")] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|HUB_ID|PATH", help="Say which run on this diffusion model, and why others do not."),
+    ] = None,
 ) -> None:
     """List the editing methods, what each can do, and its parameters.
 
@@ -32,9 +36,16 @@ def methods(
         editors, broken = registry.load_all()
         if not editors and not broken:
             raise UserError("no editors are installed; install the package itself (pip install -e .)")
+    refused: dict[str, str] = {}
+    if backbone is not None:
+        from cpam_bench.cpam.backbone import family_of
+
+        family = family_of(backbone)
+        refused = {name: reason for name, editor in editors.items() if (reason := registry.refusal(editor, family))}
+        editors = {name: editor for name, editor in editors.items() if name not in refused}
     shown = console()
     columns = [field.name for field in dataclasses.fields(Capabilities)]
-    table = Table(title="methods", title_justify="left")
+    table = Table(title=f"methods on {backbone}" if backbone else "methods", title_justify="left")
     for column in ("name", "title", *(column.replace("_", " ") for column in columns)):
         table.add_column(column, overflow="fold")
     for name, editor in editors.items():
@@ -48,5 +59,7 @@ def methods(
             print_parameters(f"{name}: {editor.title}. {editor.reference}", editor)
     elif editors:
         shown.print("cpam-bench methods NAME shows the parameters of a method.")
+    for name, reason in refused.items():
+        shown.print(f"{name} does not run on {backbone}: {reason}")
     for reason in broken.values():
         say(f"broken: {reason}")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cpam_bench.imba.kinds import Fit
+
 
 def finite(value: float | None) -> float | None:
     """For every option that takes a float: Python would read ``inf`` and ``nan`` too, and bounds do not stop them all.
@@ -67,6 +69,20 @@ Dtype = Annotated[
 ResizeBy = Annotated[
     Literal["bicubic", "nearest", "lanczos"],
     typer.Option("--resize", help="Filter that brings pictures to the backbone's resolution."),
+]
+MethodFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method-file", metavar="FILE.py:CLASS", help="A method out of a file, tried without packaging it; repeat."
+    ),
+]
+FitBy = Annotated[
+    Fit,
+    typer.Option(
+        "--fit",
+        help="How a picture that is not square becomes the square that is edited: squash it to one, crop one around"
+        " what is marked, or pad it to one.",
+    ),
 ]
 Device = Annotated[
     str | None,

@@ -37,20 +37,24 @@ def table(
         raise UserError("--slice divides the samples of a run: give it with a run, as in: cpam-bench table 2 RUN")
     if number == "1" and folder:
         raise UserError("table 1 is about what methods can do and takes no folder; tables 2 and 3 take one")
-    from cpam_bench.eval.study.table3 import table3
-    from cpam_bench.eval.tables.pie_bench import pie_bench, pie_bench_beside
-    from cpam_bench.eval.tables.table1 import table1
-    from cpam_bench.eval.tables.table2 import table2, table2_beside
     from cpam_bench.eval.tables.write import render
     from cpam_bench.imba.common.files import write_atomic
 
     if number == "1":
+        from cpam_bench.eval.tables.table1 import table1
+
         made = table1()
     elif number == "2":
+        from cpam_bench.eval.tables.table2 import table2, table2_beside
+
         made = table2_beside(folder, slice) if folder else table2()
     elif number == "pie-bench":
+        from cpam_bench.eval.tables.pie_bench import pie_bench, pie_bench_beside
+
         made = pie_bench_beside(folder) if folder else pie_bench()
     else:
+        from cpam_bench.eval.study.table3 import table3
+
         made = table3(folder)
     text = render(made, format)
     if out:

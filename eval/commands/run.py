@@ -14,9 +14,11 @@ from cpam_bench.eval.commands.options import (
     DataSet,
     Device,
     Dtype,
+    FitBy,
     LayoutLabel,
     Limit,
     MaskThreshold,
+    MethodFile,
     Model,
     ResizeBy,
     Samples,
@@ -47,6 +49,7 @@ def run(
         str,
         typer.Option(metavar="A,B,...", help="Methods, each NAME or NAME:KEY=VALUE,KEY=VALUE; all: every installed."),
     ] = "cpam,masactrl",
+    method_file: MethodFile = None,
     imports: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,6 +85,7 @@ def run(
     device: Device = None,
     dtype: Dtype = "float32",
     resize: ResizeBy = "bicubic",
+    fit: FitBy = "squash",
     references: Annotated[
         bool,
         typer.Option(
@@ -200,13 +204,17 @@ def run(
     folder, and anything else that would change its edits is refused. Exit code 1 means that some edits failed.
     """
     arguments = {key: str(value) if key == "out" and value else value for key, value in locals().items()}
+    arguments["method_file"] = [Path(text).name for text in method_file or []]  # where it lies stands in no record
     if executor == "processes" or (executor is None and backbone == "pocket" and workers != 1):
         from cpam_bench.eval.run.forkserver import prepare_processes
 
         prepare_processes()  # it imports while this process does
-    from cpam_bench.eval.methods import registry
+    from cpam_bench.eval.methods import from_file, registry
 
+    given = [from_file.give(text) for text in method_file or []]
     editors, broken = registry.choose(methods)
+    named = {label.partition(":")[0] for label in editors}
+    editors |= dict(registry.make(name) for name in given if name not in named)
     for reason in broken:
         say(f"broken, left out: {reason}")
     pictures = {label: registry.imported(label, import_panel) for label in imports or []}
@@ -221,7 +229,9 @@ def run(
     import cpam_bench.imba.dataset
 
     whole = cpam_bench.imba.dataset.load(dataset, layout, mask_threshold)
-    data = ready(only(whole.first(limit), samples), incomplete, known_resolution(backbone))
+    chosen = only(whole.first(limit), samples)
+    chosen = dataclasses.replace(chosen, samples=[dataclasses.replace(sample, fit=fit) for sample in chosen])
+    data = ready(chosen, incomplete, known_resolution(backbone))
     for line in registry.leave_out_without_masks(editors, data.samples):
         say(line)
 
@@ -252,6 +262,7 @@ def run(
         gpus_per_worker=gpus_per_worker,
         captioner=captioner,
         import_panel=import_panel,
+        fit=fit,
     )
     for label, editor in editors.items():
         if cost := getattr(editor, "cost", ""):

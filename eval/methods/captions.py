@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from cpam_bench.cpam.editing import Editor
 from cpam_bench.eval.store.samples import prepare, write_task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common import hub
+from cpam_bench.imba.common.names import recorded
 from cpam_bench.imba.errors import Damaged, UserError
 from cpam_bench.imba.sample import Sample
 
@@ -64,7 +65,7 @@ def load(name: str, device: str = "cpu") -> Captioner:
         model, processor = hub.load(name, read)
     except (UserError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Captioner(name, model.to(device).eval(), processor)
+    return Captioner(recorded(name), model.to(device).eval(), processor)
 
 
 def needing(editors: Mapping[str, Editor], samples: Iterable[Sample]) -> tuple[list[str], list[str]]:
@@ -91,25 +92,43 @@ def recall(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
     return known
 
 
-def fill(store: Store, samples: Sequence[Sample], captioner: Captioner, backbone: Any) -> list[Sample]:
+def fill(
+    store: Store,
+    samples: Sequence[Sample],
+    captioner: Captioner,
+    backbone: Any,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Sample]:
     """The samples with captions where they had none, each stored with its task before the next is made.
 
-    A sample whose picture cannot be read or whose caption is empty stays as it is: its edits will fail and say so.
+    A sample whose picture cannot be read or whose caption is empty is said and stays as it is: the edits that need its
+    caption will fail, the others will not.
 
     Args:
         store: held under :func:`cpam_bench.eval.store.lock.locked`.
         samples: what is to be edited.
         captioner: writes the captions.
         backbone: at whose resolution pictures are looked at.
+        say: is told of each sample that gets no caption.
+
+    Raises:
+        DiskFull: there is no room for a task.
     """
     filled: list[Sample] = []
     for sample in samples:
         if sample.source_prompt is None:
-            with suppress(UserError):
+            try:
                 prepared = prepare(sample, backbone)
-                if caption := captioner(prepared.image):
-                    sample = replace(sample, source_prompt=caption, caption_by=captioner.name)
-                    written = replace(prepared.sample, source_prompt=caption, caption_by=captioner.name)
-                    write_task(store, replace(prepared, sample=written))
+                caption = captioner(prepared.image)
+            except Exception as error:  # of a picture, or whatever somebody's captioner raises
+                say(f"no caption of sample {sample.id}: {error}")
+                filled.append(sample)
+                continue
+            if caption:
+                sample = replace(sample, source_prompt=caption, caption_by=captioner.name)
+                written = replace(prepared.sample, source_prompt=caption, caption_by=captioner.name)
+                write_task(store, replace(prepared, sample=written))
+            else:
+                say(f"no caption of sample {sample.id}: the captioner {captioner.name} finds no words for its picture")
         filled.append(sample)
     return filled

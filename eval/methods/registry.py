@@ -84,6 +84,26 @@ def needs_mask(editor: Any) -> bool:
     return bool(getattr(editor, "needs_mask", getattr(editor, "masked", False)))
 
 
+def refusal(editor: Any, family: str) -> str:
+    """Why an editor does not run on a family of backbones; empty if it does."""
+    return str(getattr(editor, "refuses", {}).get(family, ""))
+
+
+def leave_out_refused(editors: dict[str, Editor], backbone: str, family: str) -> list[str]:
+    """Take out the methods that do not run on a backbone; returns what to say of each.
+
+    Raises:
+        UserError: no method is left that edits.
+    """
+    gone = {label: reason for label, editor in editors.items() if (reason := refusal(editor, family))}
+    for label in gone:
+        del editors[label]
+    told = [f"left out: {label} does not run on {backbone}: {reason}" for label, reason in gone.items()]
+    if gone and not any(editor.edits for editor in editors.values()):
+        raise UserError("\n".join([*told, "no method is left; name others"]))
+    return told
+
+
 def leave_out_without_masks(editors: dict[str, Editor], samples: Sequence[Sample]) -> list[str]:
     """Take out the methods that need a mask where samples have none; returns what to say of each.
 
@@ -140,5 +160,8 @@ def make(label: str, panel: Panel = "whole") -> tuple[str, Editor]:
 def inputs(editor: Any, sample: Sample) -> dict[str, Any]:
     """What an edit is made from besides its sample and parameters: files and their hashes, where an editor says so."""
     from cpam_bench.cpam.editing import ReadsFiles
+    from cpam_bench.eval.methods import from_file
 
-    return dict(editor.inputs(sample)) if isinstance(editor, ReadsFiles) else {}
+    file = from_file.of(editor)
+    own = {"method_file": file.name, "method_file_sha256": file.sha256} if file else {}
+    return own | (dict(editor.inputs(sample)) if isinstance(editor, ReadsFiles) else {})

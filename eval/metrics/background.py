@@ -194,8 +194,31 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of two batches (B, 3, H, W) in [0, 1]: (B,), float64."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    """Structural similarity of two batches (B, 3, H, W) in [0, 1]: (B,), float64.
 
-    values: Tensor = structural_similarity_index_measure(a.double(), b.double(), data_range=1.0, reduction="none")
-    return values.reshape(len(a))
+    As torchmetrics has it: the mean over all pixels, the pictures mirrored at their edges.  Its filter of two
+    dimensions takes some thirty times as long in double precision as the same filter in two passes.
+    """
+    from torch.nn.functional import pad
+
+    a, b = (pad(pixels.double(), (5, 5, 5, 5), mode="reflect") for pixels in (a, b))
+    mean_a, mean_b = _smooth(a), _smooth(b)
+    squares, product = mean_a.square() + mean_b.square(), mean_a * mean_b
+    # Variances are differences of what is nearly equal, and must not be negative.
+    variances = sum((_smooth(x.square()) - mean.square()).clamp(min=0) for x, mean in ((a, mean_a), (b, mean_b)))
+    covariance = _smooth(a * b) - product
+    one, two = 0.01**2, 0.03**2
+    values = (2 * product + one) * (2 * covariance + two) / ((squares + one) * (variances + two))
+    return values.flatten(1).mean(1)
+
+
+def _smooth(pixels: Tensor) -> Tensor:
+    """Weighted by a Gaussian window of 11 x 11 pixels with sigma 1.5: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
+    weights = [math.exp(-((offset / 1.5) ** 2) / 2) for offset in range(-5, 6)]
+    for dimension in (2, 3):
+        length = pixels.shape[dimension] - 10
+        total = pixels.narrow(dimension, 0, length) * (weights[0] / sum(weights))
+        for i, weight in enumerate(weights[1:], start=1):
+            total.add_(pixels.narrow(dimension, i, length), alpha=weight / sum(weights))
+        pixels = total
+    return pixels

@@ -21,6 +21,7 @@ from cpam_bench.eval.metrics.dino import cannot_load
 from cpam_bench.eval.metrics.filters import Filter
 from cpam_bench.imba.common import hub
 from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.common.names import recorded
 from cpam_bench.imba.errors import UserError
 
 POCKET_CLIP = Path(__file__).parents[1] / "weights" / "pocket-clip"
@@ -137,6 +138,7 @@ def load_clip(name: str = DEFAULT, device: str = "cpu") -> ClipScorer:
     Raises:
         UserError: there is no such model, or its weights cannot be had.
     """
+    name = recorded(name)
     model_name, pretrained = _resolve(name)
     # OpenAI's weights were trained with QuickGELU.  open_clip only warns if the architecture was asked for without it,
     # and then computes other scores.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from cpam_bench.imba.common.names import recorded
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Networks:
         if unknown := [role for role in places or {} if role not in ROLES]:
             raise UserError(f"unknown network {unknown[0]!r}; there are: {', '.join(ROLES)}")
         self.device = device
-        self.places: dict[str, Any] = {**PLACES, "clip": clip, **(places or {})}
+        given = {role: recorded(place) for role, place in (places or {}).items()}
+        self.places: dict[str, Any] = {**PLACES, "clip": clip, **given}
         self._loaded: dict[Any, Any] = {}
 
     def once(self, key: Any, load: Callable[[], T]) -> T:

@@ -75,7 +75,7 @@ def fetch_trunk(net: Trunk) -> None:
     path = _trunk_file(net)
     if path.is_file():
         return
-    url = _trunk_url(net)
+    url = trunk_url(net)
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             data = answer.read()
@@ -89,7 +89,8 @@ def fetch_trunk(net: Trunk) -> None:
     write_atomic(path, data)
 
 
-def _trunk_url(net: Trunk) -> str:
+def trunk_url(net: Trunk) -> str:
+    """Where torchvision publishes the weights of a trunk."""
     from torchvision.models import SqueezeNet1_1_Weights, VGG16_Weights
 
     found = VGG16_Weights.IMAGENET1K_V1 if net == "vgg" else SqueezeNet1_1_Weights.IMAGENET1K_V1
@@ -97,7 +98,7 @@ def _trunk_url(net: Trunk) -> str:
 
 
 def _trunk_file(net: Trunk) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_trunk_url(net)).name
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(trunk_url(net)).name
 
 
 @dataclass(frozen=True)

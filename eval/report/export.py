@@ -12,13 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard
+from cpam_bench.eval.analysis.leaderboard import COSTS, leaderboard, origin_notes
 from cpam_bench.eval.metrics.metric import facts as facts_of
 from cpam_bench.eval.scoring.scored import COLUMNS, Row, Scored
 from cpam_bench.eval.store.records import Edit, Task, plain
 from cpam_bench.eval.store.store import Store, checked
 from cpam_bench.imba.common.files import no_room, write_atomic, write_json, write_rows
 from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.common.names import cleared, without_places
 from cpam_bench.imba.errors import UserError
 
 SHARD = 400_000_000
@@ -88,7 +89,7 @@ def export(folder: str | Path, out: Path) -> list[str]:
         board.write_paired(place / "paired.csv", shared=True)
         write_rows(place / "scores.csv", COLUMNS, scored.scores.itertuples(index=False), shared=True)
         run = plain(dataclasses.replace(scored.run, methods={row.name: row.facts for row in scored.rows}))
-        del run["arguments"]  # which holds the paths of whoever ran it
+        del run["arguments"]
         write_json(place / "run.json", run)
         write_json(place / "scores.json", plain(scored.measured[0]))
         write_atomic(place / "README.md", _card(scored, parts, board.title, damaged).encode())
@@ -139,7 +140,7 @@ def _write_edits(scored: Scored, tasks: dict[str, tuple[Store, Task]], place: Pa
                     if edit.status == "ok"
                     else None,
                     "status": edit.status,
-                    "error": edit.error,
+                    "error": edit.error and without_places(edit.error),
                     "parameters": json.dumps(_shared(row, edit), ensure_ascii=False),
                     "seed": edit.seed,
                     "seconds": edit.seconds,
@@ -220,10 +221,12 @@ def _write(
 
 
 def _shared(row: Row, edit: Edit) -> Cells:
-    """The parameters of an edit without the folder that ready-made pictures were in, which early versions noted."""
-    if row.facts.called is None:
-        return edit.params
-    return {key: value for key, value in edit.params.items() if key != "folder"}
+    """The parameters of an edit, without where something is on this machine.
+
+    Early versions noted the folder of ready-made pictures.
+    """
+    ready_made = row.facts.called is not None
+    return {key: cleared(value) for key, value in edit.params.items() if not (ready_made and key == "folder")}
 
 
 # tables ---------------------------------------------------------------------------------------------------------------
@@ -258,6 +261,8 @@ def _card(scored: Scored, parts: dict[str, dict[str, str]], title: str, damaged:
         for name, columns in [*parts.items(), ("leaderboard.csv", LEADERBOARD)]
     )
     methods = "".join(f"- {_code(row.name)}: {_plain(row.facts.title)}\n" for row in scored.rows)
+    origin = "".join(f"- {_plain(note)}\n" for note in origin_notes(scored))
+    origin = f"\nData:\n\n{origin}" if origin else ""
     left_out = f"\nLeft out, since files of the run were damaged: {len(damaged)} records.\n" if damaged else ""
     return (
         f"---\npretty_name: cpam-bench run\ntags:\n- image-editing\n- benchmark\nconfigs:\n{configs}---\n\n"
@@ -268,7 +273,7 @@ def _card(scored: Scored, parts: dict[str, dict[str, str]], title: str, damaged:
         "```python\nfrom datasets import load_dataset\n\n"
         'edits = load_dataset("path/to/this/folder", "edits", split="train")\n'
         'samples = load_dataset("parquet", data_files="path/to/this/folder/data/samples-*.parquet", split="train")\n'
-        f"```\n\nMethods:\n\n{methods}{left_out}\n{tables}\n"
+        f"```\n\nMethods:\n\n{methods}{origin}{left_out}\n{tables}\n"
         "`paired.csv`: method, against, metric, difference (method − against on the same samples), low, high, n."
         " `scores.csv`: method, sample, metric, value (empty where not defined).\n"
     )

@@ -25,9 +25,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
-from cpam_bench.eval.analysis.leaderboard import SHOWN, Leaderboard, leaderboard, shown_as
+from cpam_bench.eval.analysis.leaderboard import CHANGED, SHOWN, Leaderboard, leaderboard, shown_as
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW, number
 from cpam_bench.eval.analysis.slices import Slice, slice_of, tags
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
@@ -39,7 +38,9 @@ from cpam_bench.eval.store.records import Task
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.common.folders import replacing
+from cpam_bench.imba.common.names import without_places
 from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.imba.pictures import OUTLINE, outline
 
 _HERE = Path(__file__).parent
 _SLICE_TITLES: dict[Slice, str] = {
@@ -169,7 +170,7 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
         title=title or board.title,
         heading=title or board.title.partition(":")[0].capitalize(),
         pocket=scored.is_pocket,
-        notes=board.notes,
+        notes=[without_places(note) for note in board.notes],
         facts=_facts(scored, cards, board),
         overall=_overall(board, shown),
         slices={
@@ -178,7 +179,11 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
             if (grids := _sliced(slice, words, tasks, scores, methods))
         },
         paired=_paired(board),
-        scatter=scatter(board.rows, board.references, "lpips_background", "clip_score"),
+        scatter=scatter(
+            board.rows,
+            board.references,
+            *(shown_as(name, board.metrics) for name in ("lpips_background", "clip_score", CHANGED)),
+        ),
         plot={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         methods=methods,
         metrics=metrics,
@@ -188,7 +193,7 @@ def _page(scored: Scored, place: Path, title: str | None) -> str:
         failures=[(card, picture) for card in cards for picture in card.pictures if picture.failed],
         edge=scored.run.backbone.resolution,
         protocol=scored.measured[0],
-        runs=list(zip(scored.stores, scored.measured, strict=True)),
+        runs=list(zip(scored.stores, scored.runs, scored.measured, strict=True)),
         style=Markup(style),  # our own files, which the page's policy names by their hashes
         script=Markup(script),
         style_hash=_hash(style),
@@ -205,7 +210,7 @@ def _facts(scored: Scored, cards: Sequence[Card], board: Leaderboard) -> list[tu
     run, stores = scored.run, scored.stores
     edits, failed = int(board.rows["n"].sum()), int(board.rows["failed"].sum())
     return [
-        ("data set", f"{run.dataset.name}, {len(cards)} samples"),
+        ("data set", f"{run.dataset.name}, {scored.count} samples"),
         ("backbone", f"{run.backbone.name}, {run.backbone.resolution} px"),
         ("sampling", f"{run.steps} steps, seed {', '.join(map(str, sorted({store.run.seed for store in stores})))}"),
         ("methods", f"{len(board.rows) - len(board.references)}, with {len(board.references)} reference rows"),
@@ -351,11 +356,11 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
             shown: dict[str, Callable[[Path], None]] = {}
             with contextlib.suppress(UserError):  # without its task a sample has no source, and its edits all the same
                 store, task = scored.task(sample)
-                shown = {"source": functools.partial(_copy, store.read_source, task)}
+                shown = {"source": functools.partial(write_picture, store.read_source, task)}
                 if task.mask_sha256:
                     shown["region"] = functools.partial(_region, store, task)
                 if task.truth_sha256:
-                    shown["truth"] = functools.partial(_copy, store.read_truth, task)
+                    shown["truth"] = functools.partial(write_picture, store.read_truth, task)
             files = {what: str(folder / f"{what}.webp") for what in shown}
             jobs += [pool.submit(make, place / files[what]) for what, make in shown.items()]
             pictures = []
@@ -366,7 +371,7 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
                 file, message = "", (edit.error or "") if edit else _damage(row, sample)
                 if edit and edit.status == "ok":
                     file = str(folder / f"{order[row.name]:03d}.webp")
-                    jobs.append(pool.submit(_copy, row.store.read_picture, edit, place / file))
+                    jobs.append(pool.submit(write_picture, row.store.read_picture, edit, place / file))
                 values = [
                     _value(found.get((row.name, sample, metric.name), math.nan), math.nan, math.nan, metric.digits)
                     for metric in metrics
@@ -377,7 +382,7 @@ def _cards(scored: Scored, methods: Sequence[Method], metrics: Sequence[Facts], 
                         row.name,
                         not row.facts.edits,
                         file,
-                        message or "not edited",
+                        without_places(message) or "not edited",
                         bool(message) and not file,
                         values,
                     )
@@ -401,19 +406,25 @@ def _damage(row: ScoredRow, sample: str) -> str:
     return ""
 
 
-def _copy(read: Callable[[Any], Image.Image | None], record: Any, target: Path) -> None:
+def write_picture(read: Callable[[Any], Image.Image | None], record: Any, target: Path) -> None:
+    """Write a picture of the store as the page shows it; nothing where there is none.
+
+    Raises:
+        Damaged: it is not the one that its record tells of.
+    """
     if picture := read(record):
         _write(picture.convert("RGB"), target, quality=QUALITY)
 
 
 def _region(store: Store, task: Task, target: Path) -> None:
-    """The region to alter as a veil to lay over the source: red inside, a light edge that also shows on red."""
+    """The region to alter as a veil to lay over the source: red inside, with an outline in two tones."""
     inside = store.read_mask(task)
     assert inside is not None
     width = max(1, inside.shape[0] // 128)
     veil = np.zeros((*inside.shape, 4), np.uint8)
     veil[inside] = (214, 40, 70, 90)
-    veil[inside & ~binary_erosion(inside, iterations=width)] = (255, 255, 255, 235)
+    for line, colour in zip(outline(inside, width), OUTLINE, strict=True):
+        veil[line] = (*colour, 235)
     _write(Image.fromarray(veil, "RGBA"), target, lossless=True)
 
 

@@ -1,4 +1,7 @@
-"""CLIPScore against background LPIPS: where the points, intervals, ticks and labels of the picture stand."""
+"""CLIPScore against background LPIPS: where the points, intervals, ticks and labels of the picture stand.
+
+How much the altered region changed at all is the points' area, where that was measured.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,20 @@ import pandas as pd
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 52
+RADIUS, LARGEST = 5.0, 11.0
+"""Of a point in pixels, and of that whose region changed most."""
 _CHARACTER, _LINE = 7.2, 15  # of a label in pixels, roughly
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method: its place, its interval's ends (None where there is none), and its label's place and alignment."""
+    """A method: its place and radius, its interval's ends (None where there is none), and where its label stands."""
 
     name: str
     reference: bool
     x: float
     y: float
+    radius: float
     left: float | None
     right: float | None
     low: float | None
@@ -34,11 +40,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """The picture: ticks are (place, text)."""
+    """The picture: ticks are (place, text), and ``sizes`` (radius, text) says what the points' area means."""
 
     points: list[Point]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
+    sizes: list[tuple[float, str]]
     missing: list[str]
 
     @property
@@ -47,15 +54,18 @@ class Scatter:
         return "; ".join(point.text for point in self.points)
 
 
-def scatter(rows: pd.DataFrame, references: Sequence[str], x: str, y: str) -> Scatter | None:
+def scatter(
+    rows: pd.DataFrame, references: Sequence[str], x: str | None, y: str | None, area: str | None = None
+) -> Scatter | None:
     """Lay out a leaderboard's rows; None if no method has both metrics.
 
     Args:
         rows: of a leaderboard, with ``method``, and both metrics with _low and _high.
         references: methods that only bound the scale.
-        x, y: names of the metrics.
+        x, y: labels of the metrics, None where they were not measured.
+        area: label of the metric that the points' area shows, if any: in proportion, from the least area on.
     """
-    if x not in rows or y not in rows:
+    if x is None or y is None or x not in rows or y not in rows:
         return None
     drawn = rows[rows[x].notna() & rows[y].notna()]
     if drawn.empty:
@@ -64,17 +74,31 @@ def scatter(rows: pd.DataFrame, references: Sequence[str], x: str, y: str) -> Sc
     up = _Axis.over(drawn, y, HEIGHT - BOTTOM, TOP)
     records = drawn.to_dict("records")
     places = [(across(row[x]), up(row[y])) for row in records]
-    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in places]
+    changes = [float(row[area]) if area else math.nan for row in records]
+    most = max((change for change in changes if not math.isnan(change)), default=0.0)
+    radii = [_radius(change, most) for change in changes]
+    taken = [(px - r - 1, py - r - 1, px + r + 1, py + r + 1) for (px, py), r in zip(places, radii, strict=True)]
     points = []
-    for row, (px, py) in zip(records, places, strict=True):
+    for row, (px, py), radius, change in zip(records, places, radii, changes, strict=True):
         name = str(row["method"])
         label_x, label_y, anchor, box = _label(name, px, py, taken)
         taken.append(box)
         (left, right), (low, high) = _ends(across, row, x), _ends(up, row, y)
         text = f"{name}: CLIPScore {row[y]:.2f}, background LPIPS {row[x]:.4f}"
-        points.append(Point(name, name in references, px, py, left, right, low, high, label_x, label_y, anchor, text))
+        if not math.isnan(change):
+            text += f", LPIPS of the altered region to the source {change:.4f}"
+        ends = (left, right, low, high)
+        points.append(Point(name, name in references, px, py, radius, *ends, label_x, label_y, anchor, text))
     missing = [str(name) for name in rows.loc[~rows["method"].isin(drawn["method"]), "method"]]
-    return Scatter(points, across.ticks(), up.ticks(), missing)
+    sizes = [(_radius(share * most, most), f"{share * most:.2f}") for share in (0, 0.5, 1)] if most else []
+    return Scatter(points, across.ticks(), up.ticks(), sizes, missing)
+
+
+def _radius(change: float, most: float) -> float:
+    """Of a point, so that its area over the least one is in proportion to a change of at most ``most``."""
+    share = 0.0 if math.isnan(change) or not most else max(change, 0.0) / most
+    least = RADIUS if math.isnan(change) or not most else RADIUS / 2
+    return round(math.sqrt(least**2 + share * (LARGEST**2 - least**2)), 1)
 
 
 @dataclass(frozen=True)

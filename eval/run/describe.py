@@ -18,10 +18,12 @@ import torch
 import cpam_bench
 from cpam_bench.baselines.imported import Imported
 from cpam_bench.cpam.editing import Editor
-from cpam_bench.eval.methods import registry
+from cpam_bench.eval.methods import from_file, registry
 from cpam_bench.eval.run.costs import processor
 from cpam_bench.eval.store.records import READY_MADE, BackboneFacts, DataSet, Method, Run
 from cpam_bench.imba.common.labels import parameters
+from cpam_bench.imba.common.names import recorded
+from cpam_bench.imba.kinds import Fit
 from cpam_bench.imba.sample import Sample
 
 _PACKAGES = ("cpam-bench", "torch", "diffusers", "transformers", "pillow")
@@ -32,6 +34,13 @@ FILTERS = {
     "nearest": "nearest neighbour (torch.nn.functional.interpolate)",
 }
 """What :attr:`cpam_bench.cpam.backbone.Backbone.resize` means, in words."""
+
+FITS: dict[Fit, str] = {
+    "squash": "resized",
+    "crop": "cropped to the largest square around what is marked, resized",
+    "pad": "padded to a square with the colours of its edge, resized",
+}
+"""What :attr:`cpam_bench.imba.sample.Sample.fit` means, in words."""
 
 PROTOCOL = {
     "images": f"RGB, resized to a square of the backbone's resolution, {FILTERS['bicubic']}",
@@ -55,6 +64,7 @@ def describe_run(
     device: str = "cpu",
     threads: int | None = None,
     batch: int = 1,
+    fit: Fit = "squash",
     lockstep: Sequence[str] = (),
 ) -> Run:
     """What ``run.json`` says of a run that is about to start.
@@ -69,17 +79,29 @@ def describe_run(
         dtype, device: as asked for.
         threads: of torch in each worker, if they are set.
         batch: how many samples are edited together.
+        fit: how pictures that are not square are brought to one.
         lockstep: labels of the methods that are edited together.
     """
+    filtered = PROTOCOL["images"].replace(FILTERS["bicubic"], FILTERS[backbone.resize])
+    fitted = {key: text.replace("resized", FITS[fit], 1) for key, text in {**PROTOCOL, "images": filtered}.items()}
     return Run(
         arguments=dict(arguments),
-        dataset=DataSet(dataset.name, dataset.fingerprint, dataset.is_pocket),
-        backbone=BackboneFacts(backbone.name, dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket),
+        dataset=DataSet(
+            dataset.name,
+            dataset.fingerprint,
+            dataset.is_pocket,
+            dataset.records,
+            dict(dataset.left_out),
+            dataset.masks or None,
+        ),
+        backbone=BackboneFacts(
+            recorded(backbone.name), dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket
+        ),
         steps=steps,
         seed=seed,
         dtype=dtype,
         device=device.partition(":")[0],
-        protocol={**PROTOCOL, "images": PROTOCOL["images"].replace(FILTERS["bicubic"], FILTERS[backbone.resize])},
+        protocol=fitted,
         methods={label: describe_editor(label, editor) for label, editor in editors.items()},
         samples=[sample.id for sample in samples],
         versions=versions(),
@@ -94,11 +116,13 @@ def describe_run(
 def describe_editor(label: str, editor: Editor) -> Method:
     """What ``run.json`` says of a method."""
     name = READY_MADE if isinstance(editor, Imported) else label.partition(":")[0]
+    file = from_file.of(editor)
     return Method(
         method=name,
         title=editor.title,
         edits=editor.edits,
-        parameters=parameters(editor),
+        # What is in the file decides the edits as a parameter does, so that a run is not gone on with by another.
+        parameters=parameters(editor) | ({"method_file_sha256": file.sha256} if file else {}),
         reference=editor.reference,
         package=registry.EDITORS.package_of(name),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,15 @@ def execute(
     here = where if name == "serial" else "cpu"
     quiet()
     model = Backbone.load(settings.backbone, device=here, dtype=settings.dtype, resize=settings.resize)
+    for line in registry.leave_out_refused(editors, settings.backbone, model.family):
+        say(line)
     # Before the editing, so that a scorer that cannot be had is known now and not hours later; on the CPU, so that it
     # takes no room from the editing.
     scorer = load_clip(settings.clip or default_clip(data.is_pocket)) if measure else None
-    require_regions(data.samples, model.resolution)
-    samples = captions.recall(folder, data.samples)
+    model.schedule(settings.steps)  # steps out of range are refused here, and not once an edit
+    samples: Sequence[Sample] = [replace(sample, fit=settings.fit) for sample in data.samples]
+    require_regions(samples, model.resolution)
+    samples = captions.recall(folder, samples)
     writer = _captioner(editors, samples, settings, where if name == "serial" else "cpu", say)
     with locked(folder):
         before = Store.open(folder).run if (folder / "run.json").is_file() else None
@@ -117,6 +121,7 @@ def execute(
             device=where,
             threads=threads,
             batch=batch,
+            fit=settings.fit,
             lockstep=lockstep,
         )
         store = Store.create_or_resume(folder, description)
@@ -124,7 +129,7 @@ def execute(
             if isinstance(editor, Imported):
                 require_unchanged(store, label, editor, samples)
         if writer:
-            samples = captions.fill(store, samples, writer, model)
+            samples = captions.fill(store, samples, writer, model, say)
         say(f"{len(editors)} methods on {len(data)} samples into {folder}")
         cache = None
         if settings.cache:

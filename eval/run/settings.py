@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,11 @@ from typing import Any, Literal
 import torch
 
 from cpam_bench.cpam.backbone import Resize
+from cpam_bench.cpam.devices import choose_device as choose_device  # what runs, edits and the studio have in common
 from cpam_bench.eval.methods.registry import Panel
 from cpam_bench.eval.store.records import Run
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.kinds import Fit
 
 ExecutorName = Literal["serial", "processes", "ray"]
 
@@ -47,6 +48,7 @@ class Settings:
         captioner: writes the captions of the source that a method needs and the data set lacks; None is
             :data:`cpam_bench.eval.methods.captions.CAPTIONER`, and ``none`` leaves such methods out.
         import_panel: what of a ready-made picture is the edit.
+        fit: how pictures that are not square become the square that is edited; it decides the edits too.
     """
 
     backbone: str = "pocket"
@@ -68,6 +70,7 @@ class Settings:
     gpus_per_worker: float | None = None
     captioner: str | None = None
     import_panel: Panel = "whole"
+    fit: Fit = "squash"
 
 
 def choose_executor(settings: Settings) -> tuple[ExecutorName, int | None]:
@@ -120,26 +123,6 @@ def use_threads(asked: int | None, model: Any) -> int:
     if asked is not None:
         torch.set_num_threads(asked)
     return torch.get_num_threads()
-
-
-def choose_device(name: str | None) -> str:
-    """The device asked for, or the default (None), made sure of.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    available = torch.cuda.is_available()
-    if name is None:
-        return "cuda" if available else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"unknown device {name!r}; give cpu, cuda or cuda:N")
-    if name.startswith("cuda"):
-        if not available:
-            raise UserError(f"--device {name}: this machine has no CUDA device that torch can use; give --device cpu")
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return name
 
 
 def quiet() -> None:

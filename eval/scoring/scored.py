@@ -15,6 +15,7 @@ from cpam_bench.eval.store.derived import check
 from cpam_bench.eval.store.records import Edit, Measured, Method, Protocol, Run, Task, load, parse
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.hashes import are_pocket
+from cpam_bench.imba.common.names import distinct
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import Damaged, UserError
 
@@ -57,7 +58,7 @@ class Scored:
 
     Attributes:
         stores: the runs.
-        measured: of each, how it was scored.
+        measured: of each, how it was scored, without what says where something is on this machine.
         rows: the methods of all, in the runs' order.
         samples: ids that are looked at, in the runs' order.
         scores: method (the row's name), sample, metric, value; of edits that are there and whole, and of no others.
@@ -104,9 +105,16 @@ class Scored:
             there = {(edit.method, edit.sample) for edit in edits if edit.status == "ok"}
             keys = zip(table["method"], table["sample"], strict=True)
             table = table.loc[np.array([key in there for key in keys], dtype=bool)]
-            tables.append(table.assign(method=[names[store.folder, label] for label in table["method"]]))
+            metrics = distinct(one.metrics)
+            tables.append(
+                table.assign(
+                    method=[names[store.folder, label] for label in table["method"]],
+                    metric=[metrics[label] for label in table["metric"]],
+                )
+            )
         samples = list(dict.fromkeys(sample for store in stores for sample in store.run.samples))
-        return cls(stores, measured, rows, samples, pd.concat(tables, ignore_index=True), damaged)
+        shared = [one.shared() for one in measured]
+        return cls(stores, shared, rows, samples, pd.concat(tables, ignore_index=True), damaged)
 
     def only(self, samples: Collection[str]) -> Scored:
         """The same of some samples."""
@@ -117,8 +125,13 @@ class Scored:
 
     @property
     def run(self) -> Run:
-        """The first run, which says what all of them have in common."""
-        return self.stores[0].run
+        """The first run, which says what all of them have in common, as others may see it."""
+        return self.runs[0]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs as others may see them: without what says where something is on this machine."""
+        return [store.run.shared() for store in self.stores]
 
     @property
     def is_pocket(self) -> bool:
@@ -139,6 +152,20 @@ class Scored:
     def references(self) -> list[str]:
         """Names of the rows that edit nothing or freely, and only bound the scale."""
         return [row.name for row in self.rows if not row.facts.edits]
+
+    @property
+    def count(self) -> str:
+        """How many samples are looked at, and of how many where the data set has more: ``102 of 104``."""
+        known = [run.dataset.records for run in self.runs if run.dataset.records]
+        some = bool(known) and len(self.samples) < max(known)
+        return f"{len(self.samples)} of {max(known)}" if some else f"{len(self.samples)}"
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Samples of the data set that could not be edited -> why; what another run has edited is not among them."""
+        found = {name: why for run in self.runs for name, why in run.dataset.left_out.items()}
+        edited = {sample for store in self.stores for sample in store.run.samples}
+        return {name: why for name, why in found.items() if name not in edited}
 
     def asked(self, row: Row) -> list[str]:
         """The samples that a row's run has, of those that are looked at."""
@@ -284,19 +311,21 @@ def _brief(value: Any) -> str:
 
 
 def _names(stores: Sequence[Store]) -> dict[tuple[Path, str], str]:
-    """(folder, label) -> row name; a method that several runs have is told apart by the run's folder."""
+    """(folder, label) -> row name; a method that several runs have is told apart by the name of the run's folder, and
+    where those are the same by its number, as the runs are given."""
     called = {
         (store.folder, label): method.called or label for store in stores for label, method in store.run.methods.items()
     }
+    bare = distinct(dict.fromkeys(called.values()))
     labels = list(called.values())
     folders = [store.folder.resolve() for store in stores]
     if len(set(folders)) < len(folders):
         raise UserError("the same run is given twice")
-    same_name = len({folder.name for folder in folders}) < len(folders)
+    names = [folder.name for folder in folders]
+    told = [f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]
     return {
-        (store.folder, label): called[store.folder, label]
-        if labels.count(called[store.folder, label]) == 1
-        else f"{called[store.folder, label]} [{store.folder if same_name else store.folder.resolve().name}]"
-        for store in stores
+        (store.folder, label): bare[called[store.folder, label]]
+        + (f" [{run}]" if labels.count(called[store.folder, label]) > 1 else "")
+        for store, run in zip(stores, told, strict=True)
         for label in store.run.methods
     }

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cpam_bench.imba.common.hashes import are_pocket
+from cpam_bench.imba.common.names import cleared, distinct, shown, without_places
 from cpam_bench.imba.kinds import Altered, Kind
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,23 @@ READY_MADE = "imported"
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data set of a run: its name, the hash over its records and files, and whether it is the embedded one."""
+    """The data set of a run.
+
+    Attributes:
+        name: of its folder.
+        fingerprint: sha256 over its records and files, the masks among them.
+        pocket: whether it is the embedded one.
+        records: how many records it has, of which the run may edit some; None where that was not noted.
+        left_out: sample or record -> why it could not be edited, where such are skipped.
+        masks: whose the masks are, in words; None where there is nothing to say or it was not noted.
+    """
 
     name: str
     fingerprint: str = ""
     pocket: bool = False
+    records: int | None = field(default=None, metadata={"optional": True})
+    left_out: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
+    masks: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,9 +105,9 @@ class Method:
     def shared(self) -> Method:
         """The same without what says where something is on this machine."""
         if self.called is None:
-            return self
+            return replace(self, parameters=cleared(self.parameters))
         kept = {key: value for key, value in self.parameters.items() if key != "folder"}
-        return replace(self, method=READY_MADE, parameters=kept)
+        return replace(self, method=READY_MADE, parameters=cleared(kept))
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,11 @@ class Protocol:
     scorer: str | None = field(default=None, metadata={"optional": True})
     weights_sha256: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
+
+    def shared(self) -> Protocol:
+        """The same without what says where something is on this machine."""
+        scorer = self.scorer and shown(self.scorer, self.weights_sha256)
+        return replace(self, protocol=without_places(self.protocol), scorer=scorer, more=cleared(self.more))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +143,11 @@ class Measured:
     metrics: dict[str, Protocol]
     versions: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+
+    def shared(self) -> Measured:
+        """The same without what says where something is on this machine."""
+        names = distinct(self.metrics)
+        return replace(self, metrics={names[label]: metric.shared() for label, metric in self.metrics.items()})
 
 
 @dataclass(frozen=True)
@@ -192,6 +215,20 @@ class Run:
             if old_keys.get(key) != new_keys.get(key)
         ]
 
+    def shared(self) -> Run:
+        """The same without what says where something is on this machine, as are the command's arguments."""
+        names = distinct(method.called or label for label, method in self.methods.items())
+        weights = self.backbone.weights
+        return replace(
+            self,
+            arguments={},
+            dataset=replace(self.dataset, name=shown(self.dataset.name, self.dataset.fingerprint)),
+            backbone=replace(
+                self.backbone, name=shown(self.backbone.name, weights.get("unet", next(iter(weights.values()), None)))
+            ),
+            methods={names[method.called or label]: method.shared() for label, method in self.methods.items()},
+        )
+
     def extended(self, new: Run) -> Run:
         """This run with the methods and samples of another one added."""
         known = set(self.samples)
@@ -200,7 +237,13 @@ class Run:
             label: method.after(self.methods[label]) if label in self.methods else method
             for label, method in new.methods.items()
         }
-        return replace(self, methods={**self.methods, **methods}, samples=samples)
+        left_out = {
+            name: why
+            for name, why in {**self.dataset.left_out, **new.dataset.left_out}.items()
+            if name not in set(samples)
+        }
+        dataset = replace(self.dataset, records=new.dataset.records, left_out=left_out, masks=new.dataset.masks)
+        return replace(self, dataset=dataset, methods={**self.methods, **methods}, samples=samples)
 
 
 _MAY_LACK = ("methods.", "threads")
@@ -305,7 +348,7 @@ def plain(record: Any) -> dict[str, Any]:
     data = {
         one.name: _plain(getattr(record, one.name))
         for one in fields(record)
-        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) in (None, []))
+        if one.name != "more" and not (one.metadata.get("optional") and getattr(record, one.name) in (None, [], {}))
     }
     return {**data, **record.more}
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cpam_bench.eval.methods import registry
+from cpam_bench.eval.studio.picture import NEARLY_ALL
 from cpam_bench.eval.studio.session import Session, Studio, open_file
 from cpam_bench.imba import collect
 from cpam_bench.imba.dataset import load
@@ -25,6 +26,7 @@ from cpam_bench.imba.problems import printable
 
 MODES = [("on the object", "object"), ("beside it", "beside"), ("two corners of a box", "box")]
 KINDS = ["replace", "pose", "background", "add", "remove"]
+FITS = [("squashed to one", "squash"), ("cropped around what is marked", "crop"), ("padded", "pad")]
 BRUSH = "#e62840"
 SESSION_SECONDS = 3600  # how long a closed tab's picture is kept
 
@@ -68,12 +70,16 @@ def describe(session: Session) -> str:
     if session.picture is None:
         return "Open a picture."
     size = f"{session.picture.width} x {session.picture.height} pixels"
+    if session.expectation:
+        size += f" ({session.expectation})"
     if session.made is None:
         return f"{size}. Nothing is marked yet."
     origin = session.made.origin
     steps = f", then {', '.join(origin.operations)}" if origin.operations else ""
     note = f" ({origin.note})" if origin.note else ""
-    return f"{size}, {session.made.mask.mean():.1%} marked by {origin.tool}{steps}{note}."
+    share = session.made.mask.mean()
+    much = " That is nearly the whole picture: is it what you mean?" if share >= NEARLY_ALL else ""
+    return f"{size}, {share:.1%} marked by {origin.tool}{steps}{note}.{much}"
 
 
 def fresh(session: Session) -> tuple[Any, ...]:
@@ -240,6 +246,11 @@ def studio_page(studio: Studio) -> gr.Blocks:
                         )
                         refine = gr.Checkbox(getattr(default, "refine", False), label="M_t follows cross-attention")
                     with gr.Row():
+                        fit = gr.Radio(
+                            FITS, value="squash", label="A picture that is not square is", elem_id="fit", scale=2
+                        )
+                        raw = gr.Checkbox(label="Show the model's square, nothing put back", elem_id="raw")
+                    with gr.Row():
                         steps = gr.Slider(1, 100, value=50, step=1, label="Steps", elem_id="steps")
                         seed = gr.Number(0, precision=0, label="Seed")
                 run = gr.Button("Edit", variant="primary", elem_id="run")
@@ -257,6 +268,7 @@ def studio_page(studio: Studio) -> gr.Blocks:
         @said
         def on_upload(session: Session, path: str | None) -> Any:
             open_file(session, path)
+            studio.expect(session)
             return *fresh(session), None, None
 
         @said
@@ -273,6 +285,8 @@ def studio_page(studio: Studio) -> gr.Blocks:
             refine: bool,
             steps: float,
             seed: float | None,
+            fit: Any,
+            raw: bool,
             progress: gr.Progress = gr.Progress(),
         ) -> Any:
             settings = {"guidance": float(guidance), "refine": refine}
@@ -287,17 +301,19 @@ def studio_page(studio: Studio) -> gr.Blocks:
                 settings=settings,
                 steps=int(steps),
                 seed=int(seed or 0),
+                fit=fit,
+                raw=raw,
                 progress=lambda what, share: progress(share, desc=what),
             )
             if not done:
                 raise UserError("another picture was opened meanwhile; the edit of the one before is dropped")
             labels = list(session.results)
             chosen = gr.Radio(labels, value=labels[0], visible=len(labels) > 1)
-            return session, (session.before, session.results[labels[0]].image), chosen, session.sheet
+            return session, (session.before, session.after(labels[0])), chosen, session.sheet
 
         @said
         def on_which(session: Session, label: str | None) -> Any:
-            return (session.before, session.results[label].image) if label in session.results else gr.skip()
+            return (session.before, session.after(label)) if label in session.results else gr.skip()
 
         @said
         def on_save(session: Session, prompt: str, object_prompt: str, kind: Any, retain: bool) -> Any:
@@ -314,7 +330,7 @@ def studio_page(studio: Studio) -> gr.Blocks:
 
         upload.upload(on_upload, [panel.session, upload], [*panel.outputs, slider, sheet])
         task = [prompt, object_prompt, kind, retain]
-        inputs = [panel.session, *task, methods, guidance, start_step, start_layer, refine, steps, seed]
+        inputs = [panel.session, *task, methods, guidance, start_step, start_layer, refine, steps, seed, fit, raw]
         # Edits wait in one queue, whoever asks: there is one backbone.
         run.click(on_run, inputs, [panel.session, slider, which, sheet], concurrency_limit=1, concurrency_id="backbone")
         which.input(on_which, [panel.session, which], slider)

@@ -16,11 +16,12 @@ from PIL import Image
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.editing import ReadsFiles
 from cpam_bench.eval.methods import registry
-from cpam_bench.eval.studio.picture import Edited, edit, make_sample, select_words, side_by_side
+from cpam_bench.eval.studio.picture import Edited, edit, expectation, make_sample, select_words, side_by_side
 from cpam_bench.imba import collect
 from cpam_bench.imba.common.labels import canonical, texts
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.kinds import Fit
 from cpam_bench.imba.layouts.release import object_region
 from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
@@ -52,10 +53,12 @@ class Session:
         on, off: points clicked on the object and beside it, in pixels of the picture.
         corners: of the box, none, one or two.
         made: the mask as it stands.
-        results: label -> result of the last run, and ``before``, the picture as the editors saw it.
+        results: label -> result of the last run, and ``before``, what they are to be set beside.
+        raw: whether the last run shows the model's squares, and not the picture with the edits put back into it.
         sheet: of the last run.
         sample: id of the sample of a data set that is worked on.
         seen: version of that sample's mask when it was opened (:func:`cpam_bench.imba.collect.mask_version`).
+        expectation: what to know of editing this picture with the backbone at hand, or nothing.
         number: counts the pictures that were opened, so that a result that comes late is known to be of another one.
         pixels: of the picture.
     """
@@ -67,9 +70,11 @@ class Session:
     made: MadeMask | None = None
     results: dict[str, Edited] = field(default_factory=dict)
     before: Image.Image | None = None
+    raw: bool = False
     sheet: Image.Image | None = None
     sample: str | None = None
     seen: str | None = None
+    expectation: str = ""
     number: int = 0
     pixels: int = 0
 
@@ -90,8 +95,13 @@ class Session:
             self.pixels = picture.width * picture.height
         self.picture, self.made, self.sample, self.seen = picture.convert("RGB"), made, sample, None
         self.on, self.off, self.corners = [], [], []
-        self.results, self.before, self.sheet = {}, None, None
+        self.results, self.before, self.sheet, self.expectation = {}, None, None, ""
         self.number += 1
+
+    def after(self, label: str) -> Image.Image:
+        """A result as it is shown."""
+        result = self.results[label]
+        return result.image if self.raw else result.whole
 
     def need_picture(self) -> Image.Image:
         """The picture.
@@ -212,6 +222,12 @@ class Studio:
             session.on, session.off, session.corners = kept
             raise
 
+    def expect(self, session: Session) -> None:
+        """Look whether the backbone knows pictures such as the one that was opened."""
+        if self.backbone is not None:
+            with self.lock:
+                session.expectation = expectation(self.backbone, session.need_picture())
+
     def undo(self, session: Session) -> None:
         """Take back the last point, or the box."""
         for points in (session.off, session.on, session.corners):
@@ -254,6 +270,9 @@ class Studio:
         settings: dict[str, Any] | None = None,
         steps: int = 50,
         seed: int = 0,
+        fit: Fit = "squash",
+        raw: bool = False,
+        spill: bool | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> bool:
         """Edit the picture, and put the results into the session.
@@ -263,7 +282,9 @@ class Studio:
             methods: labels.
             prompt, kind, object_prompt, retain: of the task.
             settings: parameters for those methods that have them and whose label does not set them.
-            steps, seed, progress: of :func:`cpam_bench.eval.studio.picture.edit`.
+            steps, seed, spill, progress: of :func:`cpam_bench.eval.studio.picture.edit`.
+            fit: how a picture that is not square becomes the square that is edited.
+            raw: show the model's squares.
 
         Returns:
             False if meanwhile another picture was opened: then nothing of it changes.
@@ -273,6 +294,7 @@ class Studio:
         """
         if self.backbone is None or not methods:
             raise UserError("choose a method")
+        self.backbone.schedule(steps)
         number, picture = session.number, session.need_picture()
         editors: dict[str, Any] = {}
         for wanted in methods:
@@ -282,13 +304,17 @@ class Studio:
             editor = dataclasses.replace(editor, **has)  # type: ignore[type-var]
             editors[canonical(label.partition(":")[0], editor)] = editor
         mask = None if session.made is None else session.made.mask
-        sample = make_sample(picture, mask, prompt, kind=kind, object_prompt=object_prompt, retain=retain)
+        sample = make_sample(picture, mask, prompt, kind=kind, object_prompt=object_prompt, retain=retain, fit=fit)
+        if mask is None and (needing := [label for label, editor in editors.items() if registry.needs_mask(editor)]):
+            raise UserError(
+                f"{needing[0]} needs to know what to alter; mark it first: click on it, draw it, or name it"
+            )
         with self.lock:
-            source, results = edit(sample, self.backbone, editors, steps, seed, progress)
+            source, results = edit(sample, self.backbone, editors, steps, seed, progress, spill)
         if session.number != number:
             return False
-        session.results, session.before = results, source.image
-        session.sheet = side_by_side(sample, source, results, target_masks=True)
+        session.results, session.before, session.raw = results, source.image if raw else picture, raw
+        session.sheet = side_by_side(sample, source, results, target_masks=True, raw=raw)
         return True
 
     def save(self, session: Session, prompt: str, *, kind: Kind, object_prompt: str = "", retain: bool = False) -> str:

@@ -39,7 +39,7 @@ def table3(study: Path | None = None) -> Table:
     raters, images = int(report.means["raters"].max()), int(report.means["samples"].max())
     statement = (
         f"This study: {raters} raters, {images} images a method, scale {min(held.scale):g} to {max(held.scale):g}, "
-        f"± half the 95 % interval{_runs_of(study)}. The paper: 20 raters, 50 images a method, scale 1 to 6, "
+        f"± half the 95 % interval{runs_of(study)}. The paper: 20 raters, 50 images a method, scale 1 to 6, "
         "IMBA, SD 1.5."
     )
     rows = [
@@ -52,7 +52,7 @@ def table3(study: Path | None = None) -> Table:
     return beside(shown, f"{CAPTIONS[3]} {statement}", [*report.notes, MARKING[3]], data)
 
 
-def _runs_of(study: Path) -> str:
+def runs_of(study: Path) -> str:
     """What the edits of a study were made of, as far as its runs are still there to say so."""
     if not (study.is_dir() or study.suffix == ".db"):
         return "; what was edited with which backbone is not in the file"
@@ -65,10 +65,10 @@ def _runs_of(study: Path) -> str:
     told = []
     for folder in folders:
         try:
-            run = Store.open(folder).run
+            run = Store.open(folder).run.shared()
             told.append(f"data set {run.dataset.name}, backbone {run.backbone.name}")
         except UserError:
-            told.append(f"data set and backbone unknown, since {folder} is no longer there")
+            told.append(f"data set and backbone unknown, since {folder.name} is no longer there")
     return "".join(f"; {line}" for line in dict.fromkeys(told))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from cpam_bench.eval.analysis.leaderboard import origin
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.scoring.scored import Scored
@@ -104,7 +105,7 @@ def pie_bench_beside(folder: str | Path) -> Table:
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
     measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
     heads = ["Inversion + editor", "n", "published", measured, *(["difference"] if comparable else [])]
-    caption = f"{CAPTIONS[PIE_BENCH]} {statement}"
+    caption = f"{CAPTIONS[PIE_BENCH]} {statement}{origin(scored)}"
     return Table(PIE_BENCH, caption, [], [*heads, "rank (published)"], blocks, notes, data)
 
 
@@ -126,7 +127,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
     different = [what for what, equal in same.items() if not equal]
     verdict = f"differs in {', '.join(different)}" if different else "agrees in data set, backbone and steps"
     statement = (
-        f"Measured ({verdict}): data set {run.dataset.name} ({count} samples), backbone {run.backbone.name}"
+        f"Measured ({verdict}): data set {run.dataset.name} ({scored.count} samples), backbone {run.backbone.name}"
         f" ({run.backbone.resolution} px), steps {run.steps}, DINO {dino}, CLIP {clip}, {lpips}. The authors: PIE-Bench"
         f" ({SAMPLES} samples), SD 1.4 (512 px; SD 1.5 in half precision for PnP), 50 steps, DINO ViT-B/8, CLIP"
         " ViT-L/14 of OpenAI, LPIPS SqueezeNet."

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from cpam_bench.eval.analysis.leaderboard import origin
 from cpam_bench.eval.analysis.numbers import DAGGER, FEW
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
@@ -70,7 +71,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
         rows, found = _beside(paper, means, matched, set(titles), comparable)
         blocks.append(Block(f"{title} ({len(part.samples)} samples)" if slice else "", rows))
         records += [({"slice": title} if slice else {}) | record | {"protocol": statement} for record in found]
-    caption = f"{CAPTIONS[2]} {statement}"
+    caption = f"{CAPTIONS[2]} {statement}{origin(scored)}"
     if slice:
         caption += " A block holds some of the samples, the published numbers all."
     reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
@@ -100,7 +101,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
     run = scored.run
     clip, lpips = (scored.metrics[metric.name].scorer or "unknown" for metric in METRICS)
     parts = [
-        ("data set", f"{run.dataset.name} ({len(run.samples)} samples)", "IMBA (104 samples)"),
+        ("data set", f"{run.dataset.name} ({scored.count} samples)", "IMBA (104 samples)"),
         ("backbone", f"{run.backbone.name} ({run.backbone.resolution} px)", "SD 1.5"),
         ("steps", f"{run.steps}", "50"),
         ("CLIP", clip, "not named"),

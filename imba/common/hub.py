@@ -113,10 +113,7 @@ def require(place: str) -> None:
         short = place if len(place) <= 80 else f"{place[:80]} ... ({len(place)} characters)"
         raise UserError(f"there is no folder {short!r}, and it cannot be the name of a repository") from error
     if why := trouble():
-        raise UserError(
-            f"{place} is not on this machine, and {endpoint()} cannot be reached: {why}. Fetch it on a machine with a"
-            " network and give the folder"
-        )
+        raise UserError(f"{place} is not on this machine, and {endpoint()} cannot be reached: {why}")
 
 
 def refusal(place: str, error: BaseException) -> str | None:

@@ -90,6 +90,32 @@ def build(cls: type[T], what: str, text: str) -> T:
         raise UserError(f"{what}: {error}") from error
 
 
+def require_types(made: Any) -> None:
+    """Make sure that the parameters of an object are of their types, as those of a label are.
+
+    Raises:
+        UserError: one is not.
+    """
+    hints = typing.get_type_hints(type(made))
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if not any(_is(value, choice) for choice in _choices(hints[field.name])):
+            raise UserError(
+                f"{type(made).__name__}: {field.name}={value!r} does not fit; it takes {_describe(hints[field.name])}"
+                f" (default {format_value(field.default)})"
+            )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
 def canonical(name: str, made: Any) -> str:
     """The label of an object that :func:`build` made: its name, and the parameters that are not their defaults.
 

@@ -10,7 +10,7 @@ import dataclasses
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from cpam_bench.imba.common.labels import build, canonical, close, describe
@@ -32,6 +32,7 @@ class Group(Generic[T]):
         facts: class attributes that it must have, with the type of each.
         methods: what it must be able to do.
         check: looks at a class whose facts hold, and says what else is wrong with it; "" if nothing is.
+        given: what was given by hand in this process, and no package has: name -> class, and where it comes from.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Group(Generic[T]):
     facts: Mapping[str, type]
     methods: Sequence[str] = ()
     check: Callable[[type[T]], str] = lambda cls: ""
+    given: dict[str, tuple[type[T], str]] = field(default_factory=dict)
 
     def entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         """Name -> entry point of everything installed; nothing is imported yet.
@@ -56,13 +58,15 @@ class Group(Generic[T]):
         Raises:
             UserError: there is none, or it is broken (the message tells which package it comes from).
         """
+        if name in self.given:
+            return self.given[name][0]
         points = self.entry_points()
         if not points:
             raise UserError(
                 f"no {self.noun}s are installed; install the package itself (pip install -e .) so that they are found"
             )
         if name not in points:
-            known = ", ".join(sorted(points))
+            known = ", ".join(sorted([*points, *self.given]))
             raise UserError(f"unknown {self.noun} {name!r}{close(name, points)}; there are: {known}")
         point = points[name]
         what = f"{self.noun} {name!r} ({point.value})"
@@ -71,6 +75,28 @@ class Group(Generic[T]):
         except (Exception, SystemExit) as error:  # anything at all can go wrong in somebody else's module
             where = f"(from {package(point) or 'an unknown package'}, {point.value})"
             raise UserError(f"{self.noun} {name!r} {where} cannot be loaded: {_words(error)}") from error
+        return self._whole(cls, what)
+
+    def give(self, cls: type[T], origin: str) -> None:
+        """Let a class that no package has be made by its name in this process.
+
+        Raises:
+            UserError: it is not what it must be, or its name is taken.
+        """
+        what = f"{self.noun} {getattr(cls, '__name__', cls)!r} ({origin})"
+        name = str(getattr(self._whole(cls, what), "name"))  # noqa: B009
+        if name in self.entry_points():
+            raise UserError(f"{what}: its name {name!r} is an installed {self.noun}'s; give it another name")
+        if name in self.given and self.given[name] != (cls, origin):
+            raise UserError(f"{what}: its name {name!r} is taken by {self.given[name][1]}; give it another name")
+        self.given[name] = (cls, origin)
+
+    def _whole(self, cls: object, what: str) -> type[T]:
+        """The class, made sure to be what it must be.
+
+        Raises:
+            UserError: it is not.
+        """
         if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
             raise UserError(f"{what} is not {_a(self.noun)}: it must be a dataclass")
         if lacking := [key for key in (*self.facts, *self.methods) if not hasattr(cls, key)]:
@@ -121,7 +147,9 @@ class Group(Generic[T]):
         return canonical(name, made), made
 
     def package_of(self, name: str) -> str:
-        """Name and version of the package that one comes from, empty if it is not known."""
+        """Name and version of the package that one comes from, or the file; empty if it is not known."""
+        if name in self.given:
+            return self.given[name][1]
         point = self.entry_points().get(name)
         return package(point) if point else ""
 

@@ -36,6 +36,15 @@ from cpam_bench.imba.pictures import MaskFile
 from cpam_bench.imba.problems import Problem
 from cpam_bench.imba.sample import Altered, Kind, Sample
 
+MASKS = Path(__file__).parents[1] / "data" / "masks"
+"""Masks that come along for IMBA's photographs: ours, for the authors published none."""
+
+OURS = "ours, drawn for cpam-bench, and not the authors', who published none"
+"""Whose the masks in :data:`MASKS` are."""
+
+WHOSE = "masks"
+"""Key of ``dataset.toml`` under which a build notes the name of the folder that its masks are from."""
+
 WHAT = "a data set is a folder with data.json, images/ and masks/, or the name pocket"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from cpam_bench.imba.common.files import write_atomic
 from cpam_bench.imba.masking import recipes
@@ -17,17 +16,6 @@ from cpam_bench.imba.pictures import overlay, read_picture
 COLUMNS = 8
 EDGE = 224
 LINE = 18
-
-
-def outlined(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with the mask, bool (H, W) of its size, in red, and its outline: yellow inside and black outside.
-
-    Both are a pixel wide, so that one is seen on any ground.
-    """
-    pixels = np.array(overlay(image, mask, 0.25))
-    pixels[mask & ~ndimage.binary_erosion(mask, border_value=1)] = (255, 255, 0)
-    pixels[ndimage.binary_dilation(mask) & ~mask] = (0, 0, 0)
-    return Image.fromarray(pixels)
 
 
 def contact_sheet(images: Path, masks: Path = recipes.MASKS) -> Image.Image:
@@ -51,7 +39,7 @@ def contact_sheet(images: Path, masks: Path = recipes.MASKS) -> Image.Image:
         scale = EDGE / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
         small = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
-        sheet.paste(outlined(picture.resize(size, Image.Resampling.LANCZOS), small), (left, top))
+        sheet.paste(overlay(picture.resize(size, Image.Resampling.LANCZOS), small, 0.25), (left, top))
         draw.text((left, top + EDGE + 2), path.stem, fill="black", font=font)
     return sheet
 

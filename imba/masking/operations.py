@@ -7,8 +7,7 @@ thinner), ``fill`` (holes), ``hull`` (convex hull), ``largest`` (the largest con
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import ConvexHull, Delaunay, QhullError
+import scipy  # its parts load when they are asked for; what reads records alone does without
 
 from cpam_bench.imba.errors import UserError
 
@@ -52,7 +51,7 @@ def apply(mask: np.ndarray, text: str) -> np.ndarray:
     if name == "smooth":
         return smooth(mask, pixels)
     if name == "fill":
-        filled: np.ndarray = ndimage.binary_fill_holes(mask)
+        filled: np.ndarray = scipy.ndimage.binary_fill_holes(mask)
         return filled
     if name == "hull":
         return convex_hull(mask)
@@ -65,19 +64,19 @@ def within(mask: np.ndarray, pixels: float) -> np.ndarray:
     """Everything at most that far from the mask (dilation by a disc); an empty mask stays empty."""
     if not mask.any():
         return mask.copy()
-    near: np.ndarray = ndimage.distance_transform_edt(~mask) <= pixels
+    near: np.ndarray = scipy.ndimage.distance_transform_edt(~mask) <= pixels
     return near
 
 
 def smooth(mask: np.ndarray, pixels: float) -> np.ndarray:
     """The mask where a Gaussian of that standard deviation finds more of it than not; the rim counts as going on."""
-    blurred: np.ndarray = ndimage.gaussian_filter(mask.astype(np.float32), pixels, mode="nearest")
+    blurred: np.ndarray = scipy.ndimage.gaussian_filter(mask.astype(np.float32), pixels, mode="nearest")
     return blurred > 0.5
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest part of a mask whose pixels touch, corners included."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
     if count < 2:
         return mask.copy()
     largest: np.ndarray = labels == np.bincount(labels.flat)[1:].argmax() + 1
@@ -88,9 +87,9 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     """All pixels inside the convex hull of the mask; a mask without an area (a point, a line) is its own hull."""
     points = np.argwhere(mask)
     try:
-        corners = points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):
+        corners = points[scipy.spatial.ConvexHull(points).vertices]
+    except (scipy.spatial.QhullError, ValueError):
         return mask.copy()
     grid = np.argwhere(np.ones_like(mask))
-    inside: np.ndarray = (Delaunay(corners).find_simplex(grid) >= 0).reshape(mask.shape) | mask
+    inside: np.ndarray = (scipy.spatial.Delaunay(corners).find_simplex(grid) >= 0).reshape(mask.shape) | mask
     return inside

@@ -26,6 +26,7 @@ LABELS = (
     "diffedit:masked=true",
     "leditspp",
     "pix2pix-zero:rounds=1,rolls=1",
+    "pix2pix-zero:rounds=1,rolls=1,all_steps=true,trajectory=true",
     "p2p-nti:inner_steps=2,epsilon=-1",
     "p2p-nti:inversion=negative-prompt",
     "p2p-nti:inversion=ddim",

@@ -162,7 +162,7 @@ def test_words_are_counted_without_padding(backbone: Backbone) -> None:
     q, k = torch.randn(2, 2, 16, 8, generator=drawn()), torch.randn(2, 2, 77, 8, generator=drawn())
     control.cross_attention(q, k, k, min(control.layers))
     maps = torch.softmax(q[1] @ k[1].transpose(-1, -2) * 8**-0.5, -1)
-    assert torch.allclose(control._maps[0], maps[..., 1 : 1 + count].sum(-1), atol=1e-6)
+    assert torch.allclose(control.maps[0], maps[..., 1 : 1 + count].sum(-1), atol=1e-6)
 
 
 def test_warmup_is_without_guidance(backbone: Backbone, latents: Tensor) -> None:

@@ -239,6 +239,42 @@ def test_pipeline_edits_one_picture(backbone: Backbone, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""
 
 
+def test_the_pipeline_means_what_the_command_means(backbone: Backbone) -> None:
+    """Of a background the mask is of the object that stays; what is no word or value of it is refused."""
+    sample = make_sample()
+    assert isinstance(sample.image, Image.Image) and isinstance(sample.region, np.ndarray)
+    pipeline = CPAMPipeline(CPAM(), backbone)
+    asked = {"kind": "background", "steps": STEPS}
+    picture = pipeline(sample.image, sample.region, sample.target_prompt, **asked)  # type: ignore[arg-type]
+    expected = edit(CPAM(), backbone, region=~sample.region, kind="background", altered="background")
+    assert np.array_equal(np.asarray(picture), expected)
+    for wrong, message in (
+        ({"kind": "swap"}, "kind is 'swap', and must be one of replace, pose"),
+        ({"fit": "stretch"}, "fit is 'stretch'"),
+        ({"steps": 1000}, "steps must be between 1 and 999"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline(sample.image, sample.region, "a cat", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="bring it to the image's size"):
+        pipeline(sample.image, sample.region[:-1], "a cat")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"guidance": "x"}, "CPAM: guidance='x' does not fit; it takes a number"),
+        ({"guidance": float("nan")}, "guidance=nan does not fit"),
+        ({"refine": 1}, "refine=1 does not fit; it takes true or false"),
+        ({"shape": "round"}, "shape='round' does not fit; it takes dilate, hull or source"),
+        ({"start_step": 2.5}, "start_step=2.5 does not fit; it takes a whole number"),
+        ({"guidence": 5}, "no parameter 'guidence'.*did you mean guidance"),
+    ],
+)
+def test_parameters_in_python_are_refused_as_in_labels(given: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CPAM.from_pretrained("/no/such/backbone", **given)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: str) -> None:
     if dtype == "float16" and not torch.cuda.is_available():

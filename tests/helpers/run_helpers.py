@@ -21,6 +21,7 @@ from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.store.lock import locked
 from cpam_bench.eval.store.records import Run
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
 RESOLUTION = 64
@@ -42,6 +43,10 @@ class FakeBackbone:
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
         resized = Image.fromarray(mask.astype(np.uint8)).resize((self.resolution,) * 2, Image.Resampling.NEAREST)
         return np.asarray(resized).astype(bool)
+
+    def schedule(self, steps: int) -> None:
+        if not 1 <= steps < 1000:
+            raise UserError(f"steps must be between 1 and 999, not {steps}")
 
     def truncated(self, prompt: str) -> str | None:
         words = prompt.split()
@@ -144,7 +149,8 @@ def editors(*chosen: Any) -> dict[str, Any]:
 
 
 def described(chosen: Mapping[str, Any], todo: list[Sample], **changes: Any) -> Run:
-    data = SimpleNamespace(name="test", fingerprint="f" * 64, is_pocket=True)
+    known = {"records": None, "left_out": {}, "masks": ""} | changes.pop("data", {})
+    data = SimpleNamespace(name="test", fingerprint="f" * 64, is_pocket=True, **known)
     settings: dict[str, Any] = {"steps": 5, "seed": 0} | changes
     return describe_run({"methods": list(chosen)}, data, todo, FakeBackbone(), chosen, **settings)
 
@@ -183,6 +189,36 @@ def write_dataset(root: Path, count: int = 2, prompt: str = "a red thing") -> Pa
         )
     (root / "data.json").write_text(json.dumps(records))
     return root
+
+
+def method_file(name: str = "mine", by: int = 1) -> str:
+    """A file with a method that adds to every value."""
+    return f"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from cpam_bench import parameter
+from cpam_bench.cpam.editing import Capabilities
+
+
+@dataclass(frozen=True)
+class Mine:
+    name: ClassVar[str] = "{name}"
+    title: ClassVar[str] = "Mine"
+    edits: ClassVar[bool] = True
+    reference: ClassVar[str] = "a test"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    by: int = parameter({by}, "what is added", "the test")
+
+    def edit(self, sample, source, seed):
+        return Image.fromarray((np.asarray(source.image).astype(int) + self.by).clip(0, 255).astype(np.uint8))
+"""
 
 
 def write_clip(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from cpam_bench.imba.build import build, publish
 from cpam_bench.imba.dataset import load, validate
 from cpam_bench.imba.errors import DiskFull, UserError
+from cpam_bench.imba.layouts.release import MASKS, OURS
 
 
 def record(img_name: str, target_text: str, alter_mask: str | None = None) -> dict[str, object]:
@@ -75,6 +77,7 @@ def test_it_matches_across_names_and_says_what_it_could_not(inputs: dict[str, Pa
     made = tree(inputs["out"])
     assert set(made) == {
         "data.json",
+        "dataset.toml",
         *(f"images/{name}" for name in ("cat.jpeg", "bird.jpeg", "bird.png", "two_birds.jpg")),
         *(f"masks/{name}.png" for name in ("cat_hat", "bird", "two_birds")),
     }
@@ -160,6 +163,18 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_file(tmp_path: Path, monk
     assert tree(tmp_path / "out") == {"a": b"first", "b": b"second"}
 
 
+def test_a_data_set_says_whose_its_masks_are(inputs: dict[str, Path], tmp_path: Path) -> None:
+    build(**inputs, masks=tmp_path / "drawn")
+    assert re.fullmatch(r"from drawn \([0-9a-f]{8}\)", load(inputs["out"]).masks)
+    (inputs["out"] / "dataset.toml").unlink()
+    assert load(inputs["out"]).masks == "the data set's own"
+    shutil.copyfile(MASKS / "bird.png", inputs["out"] / "masks" / "bird.png")
+    assert load(inputs["out"]).masks == f"the data set's own, but 1 of 3 {OURS}"
+    for name in ("cat_hat", "two_birds"):
+        shutil.copyfile(MASKS / f"{name}.png", inputs["out"] / "masks" / f"{name}.png")
+    assert load(inputs["out"]).masks == OURS and load("pocket").masks == ""
+
+
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "imba").is_dir(), reason="IMBA's photographs are not at hand")
 def test_imba_is_built_with_the_masks_that_come_along(tmp_path: Path) -> None:
     """All but the one sample whose photograph is missing."""
@@ -170,6 +185,7 @@ def test_imba_is_built_with_the_masks_that_come_along(tmp_path: Path) -> None:
         shutil.copyfile(path, download / "originals" / path.name)
     (download / "input_list.json").write_text("[]")
     report = build(download, imba / "data.json", tmp_path / "IMBA")
+    assert load(tmp_path / "IMBA").masks == OURS
     assert report.masks == 48 and report.missing_masks == ["ball.png"]
     bad = {problem.sample for problem in validate(load(tmp_path / "IMBA")) if problem.severity == "error"}
     assert len(bad) <= 2

@@ -32,6 +32,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A table that is wider than its frame says so; the shade at its side alone is easily overlooked.
+const frames = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
+});
+for (const caption of document.querySelectorAll(".scroll caption")) {
+  const more = document.createElement("span");
+  more.className = "more";
+  more.textContent = " · more columns to the right →";
+  caption.append(more);
+  frames.observe(caption.closest(".scroll"));
+}
+
 // Samples -----------------------------------------------------------------------------------------------------------
 const form = document.querySelector("form.filters");
 const place = document.getElementById("cards");

@@ -72,7 +72,7 @@ def test_the_default_is_the_run_itself(run: Path) -> None:
 
 
 def test_ranks_and_tau_are_to_the_default(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module._measure
+    real = module.measure_protocols
 
     def measure(*arguments: Any) -> list[list[float]]:
         values = real(*arguments)
@@ -83,7 +83,7 @@ def test_ranks_and_tau_are_to_the_default(run: Path, monkeypatch: pytest.MonkeyP
         values[by_name["LPIPS alex, masked, half the size, nearest"]] = [best[i] for i in (0, 0, 0, 6, 6, 6, 3, 3, 3)]
         return values
 
-    monkeypatch.setattr(module, "_measure", measure)
+    monkeypatch.setattr(module, "measure_protocols", measure)
     rows = sensitivity(run, trunks=["alex"], progress=False).rows.set_index(["protocol", "method"])
     methods = list(Store.open(run).run.methods)
     usual = rows.loc["LPIPS alex, masked, size of the run"]

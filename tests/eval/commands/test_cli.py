@@ -3,9 +3,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
-from run_helpers import FakeBackbone, picture, write_clip, write_dataset
+from PIL import Image
+from run_helpers import FakeBackbone, method_file, picture, write_clip, write_dataset
 
 import cpam_bench.eval.commands.main
 from cpam_bench.eval.methods import registry
@@ -205,6 +207,8 @@ def test_a_full_disk_is_one_message_and_exit_1(started, monkeypatch):
         (["run", "--methods", "noise", "--device", "cuda:99"], ["--device cuda:99"]),
         (["run", "--methods", "noise", "--backbone", "/no/such"], ["/no/such"]),
         (["run", "--dtype", "int8"], ["int8"]),
+        (["run", "--fit", "stretch"], ["stretch"]),
+        (["run", "--method-file", "/no/such.py:Mine"], ["/no/such.py cannot be read"]),
         (["run", "--limit", "0"], ["--limit"]),
         (["run", "--nonsense"], ["--nonsense"]),
         (["methods", "nothing"], ["unknown method 'nothing'"]),
@@ -273,6 +277,43 @@ def test_methods_shows_parameters_with_their_sources(cli):
         for word in ("scale", "a number", "20", "standard deviation", "the test"):
             assert word in out
     assert "what is added" in out
+
+
+def test_steps_out_of_range_are_refused_before_editing(started):
+    code, _, err = started("--steps", "1000")
+    assert code == 2 and "steps must be between 1 and 999, not 1000" in err
+    assert not (started.folder / "run.json").exists()
+
+
+def test_pictures_that_are_not_square_are_fitted_as_is_asked(started, tmp_path):
+    """The data set's pictures are 80 x 60, marked from 20 to 60 and from 20 to 40."""
+    code, _, err = started("--fit", "crop", "--no-score", "--no-references", methods="brighten")
+    assert code == 0, err
+    protocol = json.loads((started.folder / "run.json").read_text())["protocol"]
+    assert "cropped to the largest square around what is marked, resized" in protocol["images"] + protocol["masks"]
+    stored = np.asarray(Image.open(next((started.folder / "masks").glob("*.png")))) > 0
+    assert stored.mean() == pytest.approx(40 * 20 / 60**2, rel=0.03)
+    code, _, err = started("--no-score", "--no-references", methods="brighten")
+    assert code == 2 and "protocol.images" in err
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 5:75] = 255
+    Image.fromarray(mask).save(tmp_path / "data" / "masks" / "p0.png")
+    code, _, err = started("--fit", "crop", "--out", tmp_path / "other", "--incomplete", "refuse", methods="brighten")
+    assert code == 2 and "would lose a part of what is marked (1 of 2 samples): p0-a-red-thing. Take --fit pad" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_method_out_of_a_file_runs_beside_others(started, tmp_path):
+    (tmp_path / "mine.py").write_text(method_file("mine"))
+    given = ("--method-file", tmp_path / "mine.py:Mine", "--no-score", "--no-references")
+    try:
+        assert started(*given, methods="noise,mine:by=2")[0] == 0
+        assert started(*given, methods="noise")[0] == 0
+    finally:
+        registry.EDITORS.given.clear()
+    assert {path.name for path in (started.folder / "edits").iterdir()} == {"noise", "mine", "mine@by-2"}
+    run = json.loads((started.folder / "run.json").read_text())
+    assert run["arguments"]["method_file"] == ["mine.py:Mine"] and str(tmp_path / "mine.py") not in json.dumps(run)
 
 
 def test_edit_now_and_score_later(started, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from paths import TINY
 from PIL import Image
+from run_helpers import method_file
 
 import cpam_bench.eval.commands.main
 from cpam_bench.imba.dataset import POCKET
@@ -113,7 +115,11 @@ def test_every_way_to_say_what_to_alter(edit: Any, way: tuple[str, ...], tmp_pat
         ((*BOX, "--mask-with", "/nowhere/sam"), "cannot be loaded"),
         (("--mask", "/nowhere/mask.png"), "does not exist"),
         (("--out", "picture.bmp"), "give a .png, a .jpg, or a folder"),
-        ((), "no mask"),
+        ((), "Give one of --mask FILE, --click X,Y"),
+        (("--polygon", "0,0 128,0 128,128 0,128"), "nearly all of it. Mark the object alone, or give --large-mask"),
+        ((*BOX, "--raw", "--original-size"), "give one of them"),
+        ((*BOX, "--method-file", "/nowhere/mine.py:Mine"), "cannot be read"),
+        ((*BOX, "--steps", "1000"), "steps must be between 1 and 999"),
     ],
 )
 def test_misuse_is_one_message_and_exit_code_2(
@@ -132,6 +138,74 @@ def test_what_is_no_picture(edit: Any, tmp_path: Path) -> None:
     assert code == 2 and "cannot be read" in said
     assert edit(*BOX, "--out", tmp_path / "out", image=tmp_path / "none.png")[0] == 2
     assert edit(*BOX, "--out", tmp_path / "out", prompt=" ")[0] == 2
+
+
+def wide(folder: Path, orientation: int = 1) -> tuple[Path, np.ndarray, Path, np.ndarray]:
+    """A picture of 200 x 120 pixels, as a viewer shows it, and its mask of 60 x 60: files and pixels."""
+    shown = Image.open(APPLE).convert("RGB").resize((200, 120))
+    stored = shown if orientation == 1 else shown.transpose(Image.Transpose.ROTATE_90)  # 6 turns it back
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(folder / "wide.png", exif=exif)
+    marked = np.pad(np.ones((60, 60), bool), ((30, 30), (70, 70)))
+    Image.fromarray(marked).save(folder / "marked.png")
+    return folder / "wide.png", np.asarray(shown), folder / "marked.png", marked
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_the_result_has_the_pictures_size_and_its_pixels_outside_of_the_mask(
+    edit: Any, tmp_path: Path, fit: str, orientation: int
+) -> None:
+    file, shown, mask, marked = wide(tmp_path, orientation)
+    out = tmp_path / "out"
+    code, _, said = edit("--mask", mask, "--fit", fit, "--out", out, "--compare", "masactrl", image=file)
+    assert code == 0, said
+    for name in ("cpam", "masactrl"):
+        made = np.asarray(Image.open(out / f"{name}.png"))
+        assert np.array_equal(made[~marked], shown[~marked]) and not np.array_equal(made[marked], shown[marked])
+    assert np.array_equal(np.asarray(Image.open(out / "source.png")), shown)
+    record = json.loads((out / "edit.json").read_text())
+    frames = {"squash": [0, 0, 200, 120], "crop": [40, 0, 160, 120], "pad": [0, -40, 200, 160]}
+    assert record["fit"] == fit and record["frame"] == frames[fit] and record["size"] == [200, 120]
+
+
+def test_the_models_square_on_request_and_what_may_spill(edit: Any, tmp_path: Path) -> None:
+    file, shown, mask, marked = wide(tmp_path)
+    assert edit("--mask", mask, "--raw", "--out", tmp_path / "raw", image=file)[0] == 0
+    assert {Image.open(tmp_path / "raw" / f"{name}.png").size for name in ("source", "cpam")} == {(128, 128)}
+    for more in ((), ("--no-spill",)):
+        out = tmp_path / f"pose{len(more)}"
+        assert edit("--mask", mask, "--kind", "pose", *more, "--out", out, image=file)[0] == 0
+        made = np.asarray(Image.open(out / "cpam.png"))
+        far = np.pad(np.zeros((100, 100), bool), ((10, 10), (50, 50)), constant_values=True)
+        assert np.array_equal(made[far], shown[far])
+        assert np.array_equal(made[~marked], shown[~marked]) == bool(more)
+
+
+def test_a_large_mask_is_taken_where_it_is_meant(edit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = ("--polygon", "0,0 128,0 128,128 0,128", "--large-mask")
+    assert edit(*everything, "--out", tmp_path / "out")[0] == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for number, answer in enumerate((True, False)):
+        monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
+        code, _, said = edit(*everything[:2], "--steps", "1", "--out", tmp_path / str(number))
+        assert code == (0 if answer else 2) and ("nothing is edited" in said) != answer
+
+
+def test_a_method_out_of_a_file(edit: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(method_file())
+    out = tmp_path / "out"
+    code, _, said = edit("--method-file", tmp_path / "mine.py:Mine", "--compare", "mine:by=9", "--out", out, "--raw")
+    assert code == 0, said
+    source, one, nine = (
+        np.asarray(Image.open(out / name)).astype(int) for name in ("source.png", "mine.png", "mine@by-9.png")
+    )
+    assert np.array_equal(one, (source + 1).clip(0, 255)) and np.array_equal(nine, (source + 9).clip(0, 255))
+    method = json.loads((out / "edit.json").read_text())["methods"]["mine"]
+    digest = hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
+    assert method["parameters"]["method_file_sha256"] == digest and method["package"].startswith("mine.py, sha256")
+    assert str(tmp_path) not in (out / "edit.json").read_text()
 
 
 def test_methods_that_need_no_mask_go_without(edit: Any, tmp_path: Path) -> None:

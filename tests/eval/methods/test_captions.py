@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from PIL import Image
-from run_helpers import FakeBackbone, samples, write_clip, write_dataset
+from run_helpers import FakeBackbone, described, samples, write_clip, write_dataset
 
 import cpam_bench.eval.commands.main
 from cpam_bench.eval.methods import captions, registry
+from cpam_bench.eval.store.lock import locked
 from cpam_bench.eval.store.store import Store
-from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.errors import DiskFull, UserError
 
 WORDS = ["a", "photo", "of", "red", "blue", "thing", "dog", "cat", "on", "in"]
 
@@ -166,6 +169,26 @@ def test_an_empty_caption_fails_that_sample_alone(run, blip: Path, monkeypatch: 
     monkeypatch.setattr(captions.Captioner, "__call__", lambda self, image: "")
     code, err = run("brighten", "--captioner", blip)
     assert code == 1 and "1 edits failed" in err and "brighten on p0-a-red-thing: AssertionError: no caption" in err
+    assert f"no caption of sample p0-a-red-thing: the captioner {blip} finds no words for its picture" in err
+
+
+def test_a_sample_that_gets_no_caption_is_said_and_costs_no_other(tmp_path: Path) -> None:
+    good, other = samples(2)
+    gone = replace(other, image=tmp_path / "gone.png")
+    lines: list[str] = []
+
+    def captioner(image: Image.Image) -> str:
+        return "a thing"
+
+    captioner.name = "made up"  # type: ignore[attr-defined]
+    with locked(tmp_path / "run"):
+        store = Store.create_or_resume(tmp_path / "run", described({}, [gone, good]))
+        found = captions.fill(store, [gone, good], captioner, FakeBackbone(), lines.append)  # type: ignore[arg-type]
+        assert [one.source_prompt for one in found] == [None, "a thing"] and store.has_task(good.id)
+        assert len(lines) == 1 and "no caption of sample s1" in lines[0] and "gone.png" in lines[0]
+        # What cannot be written is not passed over.
+        with patch.object(captions, "write_task", side_effect=DiskFull("full")), pytest.raises(DiskFull):
+            captions.fill(store, [good], captioner, FakeBackbone(), lines.append)  # type: ignore[arg-type]
 
 
 def test_a_captioner_that_is_no_captioner(tmp_path: Path) -> None:

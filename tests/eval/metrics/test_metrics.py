@@ -7,9 +7,9 @@ import torch
 from paths import DATA
 from PIL import Image
 from run_helpers import picture, square, write_clip
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from cpam_bench.eval.metrics.background import PSNRBackground, mse
+from cpam_bench.eval.metrics.background import PSNRBackground, mse, ssim
 from cpam_bench.eval.metrics.clip import load_clip
 from cpam_bench.eval.metrics.metric import DEFAULT, Batch, choose, describe, measure
 from cpam_bench.eval.metrics.networks import Networks
@@ -104,6 +104,14 @@ def test_psnr_is_torchmetrics(models):
     assert equal == {"psnr_background:cap=none": math.inf}
     assert PSNRBackground(cap=20.0).measure(_batch(picture(0)), models).item() == 20
     assert mse(a, a).tolist() == [0]
+
+
+def test_ssim_is_torchmetrics_in_double_precision():
+    a, b = (torch.from_numpy(np.array([picture(i), picture(i + 3)])).permute(0, 3, 1, 2) / 255 for i in (0, 1))
+    a[1, :, :40], b[1, :, :40] = 0, 0  # as outside a mask
+    expected = structural_similarity_index_measure(a.double(), b.double(), data_range=1.0, reduction="none")
+    assert ssim(a, b).tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    assert ssim(a, a).tolist() == [1, 1] and 0 < expected.min() < expected.max() < 1
 
 
 def test_clip_score_by_hand(models, clip_folder):

@@ -223,7 +223,7 @@ def test_a_trunk_that_is_fetched_is_what_its_name_says(monkeypatch: pytest.Monke
     assert asked[0][1] == 20 and not list(tmp_path.rglob("*.pth"))
     digest = hashlib.sha256(b"something else").hexdigest()[:8]
     monkeypatch.setattr(
-        "cpam_bench.eval.metrics.perceptual._trunk_url", lambda net: f"https://example.org/t-{digest}.pth"
+        "cpam_bench.eval.metrics.perceptual.trunk_url", lambda net: f"https://example.org/t-{digest}.pth"
     )
     fetch_trunk("vgg")
     assert (tmp_path / "hub" / "checkpoints" / f"t-{digest}.pth").read_bytes() == b"something else"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -146,7 +147,7 @@ def test_what_fails_halfway_leaves_the_older_report(run: Path, tmp_path: Path, m
     def broken(*arguments: object) -> None:
         raise UserError("no more")
 
-    monkeypatch.setattr(page, "_copy", broken)
+    monkeypatch.setattr(page, "write_picture", broken)
     with pytest.raises(UserError, match="no more"):
         write_report([run], out)
     assert (out / "index.html").read_bytes() == before
@@ -196,3 +197,38 @@ def test_scatter_keeps_inside_its_frame(run: Path) -> None:
     alone = scatter(one, [], "lpips_background", "clip_score")
     assert alone and alone.points[0].left is None
     assert scatter(board.rows.assign(clip_score=float("nan")), [], "lpips_background", "clip_score") is None
+
+
+def test_the_area_of_a_point_is_how_much_the_region_changed(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "run"))
+    changed = {"cpam": 0.4, "masactrl": 0.2, "sdedit": 0.01}
+    rows = pd.read_csv(other / "scores.csv")
+    more = rows[rows["metric"] == "clip_score"].assign(metric="lpips_region")
+    more["value"] = more["method"].map(changed)
+    pd.concat([rows, more]).sort_values(["method", "sample"], kind="stable").to_csv(other / "scores.csv", index=False)
+    described = json.loads((other / "scores.json").read_text())
+    described["metrics"]["lpips_region"] = {"protocol": "made up"}
+    (other / "scores.json").write_text(json.dumps(described))
+    board = leaderboard([other])
+    drawn = scatter(board.rows, [], "lpips_background", "clip_score", "lpips_region")
+    assert drawn
+    areas = {point.name: point.radius**2 for point in drawn.points}
+    # In proportion, from a quarter of the usual area on: half the change is half of the way.
+    assert (
+        areas["cpam"] == pytest.approx(11**2) and drawn.sizes[0] == (2.5, "0.00") and drawn.sizes[2] == (11.0, "0.40")
+    )
+    assert areas["masactrl"] == pytest.approx((2.5**2 + 11**2) / 2, rel=0.02)
+    assert "LPIPS of the altered region to the source 0.2000" in drawn.description
+    hardly = [note for note in board.notes if "hardly changed" in note]
+    assert len(hardly) == 1 and hardly[0].startswith("sdedit: ") and "0.010, below 0.05" in hardly[0]
+    page = Page(write_report([other], tmp_path / "report").read_text())
+    circles = [float(circle["r"] or 0) for circle in page.all("circle")]
+    assert sorted(circles) == sorted([*(round(area**0.5, 1) for area in areas.values()), *(r for r, _ in drawn.sizes)])
+    text = " ".join(page.texts)
+    assert "The larger a point, the more its region was altered" in text and hardly[0] in text
+    assert "LPIPS of the altered region to the source 0.4000" in text  # in the picture's description
+
+
+def test_where_change_is_not_measured_the_page_says_how(page: Page) -> None:
+    assert {circle["r"] for circle in page.all("circle")} == {"5.0"}
+    assert "cpam-bench score RUN --metrics lpips_region" in "".join(page.texts)

@@ -18,12 +18,22 @@ from typing import Any
 import pytest
 import run_helpers
 from paths import TINY
-from run_helpers import Brighten, FakeBackbone, Noise, Poison, described, editors, samples, write_dataset
+from run_helpers import (
+    Brighten,
+    FakeBackbone,
+    Noise,
+    Poison,
+    described,
+    editors,
+    method_file,
+    samples,
+    write_dataset,
+)
 
 import cpam_bench.imba.dataset
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.eval.analysis.leaderboard import failed_note
-from cpam_bench.eval.methods import registry
+from cpam_bench.eval.methods import from_file, registry
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.cluster import Ray
 from cpam_bench.eval.run.describe import describe_run
@@ -68,12 +78,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> cpam_bench.imba.dataset.Da
 
 
 class Tiny:
-    """A run of three methods on the tiny backbone."""
+    """A run of four methods on the tiny backbone, one of them out of a file."""
 
-    labels = ("identity", "masactrl:step=1", "cpam")
+    labels = ("identity", "masactrl:step=1", "cpam", "mine:by=3")
 
     def __init__(self, data: cpam_bench.imba.dataset.Dataset):
         self.data, self.backbone = data, Backbone.load(str(TINY))
+        (data.root / "mine.py").write_text(method_file())
+        from_file.give(f"{data.root / 'mine.py'}:Mine")
+        (data.root / "mine.py").unlink()  # workers do not need it
         self.editors = dict(registry.make(label) for label in self.labels)
 
     def recipe(self) -> Recipe:
@@ -95,14 +108,15 @@ class Tiny:
 
 
 @pytest.fixture(scope="module")
-def tiny(data: cpam_bench.imba.dataset.Dataset) -> Tiny:
-    return Tiny(data)
+def tiny(data: cpam_bench.imba.dataset.Dataset) -> Iterator[Tiny]:
+    yield Tiny(data)
+    registry.EDITORS.given.clear()
 
 
 @pytest.fixture(scope="module")
 def expected(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = contents(tiny.run(tmp_path_factory.mktemp("serial") / "run", tiny.serial()))
-    assert sum(name.startswith("edits/") for name in found) == 2 * 3 * len(tiny.data)
+    assert sum(name.startswith("edits/") for name in found) == 2 * 4 * len(tiny.data)
     return found
 
 

@@ -77,6 +77,7 @@ def test_it_resumes_and_no_edit_is_made_again(run: Path, clip: str) -> None:
     for name, method in described["methods"].items():
         old["methods"][name] |= {key: method[key] for key in ("package", "method")}  # this package's own version
     old["methods"]["mine=made"]["parameters"].pop("folder")
+    old["dataset"] |= {"records": 2, "masks": "the data set's own"}  # which later versions note
     assert described == old
     assert list(outcome.board.rows["method"]) == ["mine", "reconstruction", "identity"]
     assert verify(run, clip=clip).wrong == []

@@ -120,7 +120,7 @@ def test_an_edit_of_a_picture_that_was_replaced_meanwhile_is_dropped(studio: Stu
 
 
 def test_what_is_missing_is_said(studio: Studio, session: Session) -> None:
-    with pytest.raises(UserError, match="no mask"):
+    with pytest.raises(UserError, match="needs to know what to alter"):
         run(studio, session)
     with pytest.raises(UserError, match="did you mean cpam"):
         run(studio, session, "cpan")
@@ -165,6 +165,39 @@ def test_two_tabs_share_nothing_but_the_models(studio: Studio, session: Session)
     run(studio, session, "ddim", prompt="a photo of a dog")
     assert np.array_equal(np.asarray(session.results["ddim"].image), pictures[0])
     assert not np.array_equal(*pictures)
+
+
+def test_results_have_the_pictures_size_or_are_the_models_square(studio: Studio) -> None:
+    session = Session()
+    shown = Image.open(APPLE).convert("RGB").resize((200, 120))
+    session.open(shown)
+    marked = np.pad(np.ones((60, 60), bool), ((30, 30), (70, 70)))
+    session.draw(np.asarray(Image.fromarray(marked).resize(session.view().size)))
+    assert session.made is not None
+    outside = ~session.made.mask
+    assert run(studio, session, fit="crop")
+    made = np.asarray(session.after("cpam"))
+    assert session.before == shown and np.array_equal(made[outside], np.asarray(shown)[outside])
+    assert session.sheet is not None
+    assert run(studio, session, raw=True)
+    assert session.before.size == session.after("cpam").size == (128, 128)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="steps must be between 1 and 999"):
+        run(studio, session, steps=0)
+
+
+def test_the_pocket_backbone_says_what_it_does_not_know(session: Session, tmp_path: Path) -> None:
+    """The picture of noise stands for a photograph; the apple is in the embedded benchmark."""
+    studio = Studio(Backbone.load("pocket"), GrabCut(), tmp_path / "set")
+    studio.expect(session)
+    assert session.expectation == ""
+    with pytest.raises(UserError, match="the pocket backbone finds no “a zebra”.*it knows dog, cat, "):
+        studio.find(session, "a zebra")
+    photograph = Session()
+    photograph.open(Image.effect_noise((300, 200), 60).convert("RGB"))
+    studio.expect(photograph)
+    assert "16 drawn objects and no photographs" in photograph.expectation
+    with pytest.raises(UserError, match="finds no “a cat”"):
+        studio.find(photograph, "a cat")
 
 
 def test_words_mark_through_the_backbone(studio: Studio, session: Session) -> None:

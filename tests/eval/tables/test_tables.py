@@ -25,7 +25,9 @@ from cpam_bench.eval.analysis.leaderboard import POCKET, leaderboard
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.metrics.metric import PROTOCOLS
-from cpam_bench.eval.study.table3 import _runs_of
+from cpam_bench.eval.report.export import export
+from cpam_bench.eval.report.page import write_report
+from cpam_bench.eval.study.table3 import runs_of
 from cpam_bench.eval.tables.pie_bench import METRICS as PIE_METRICS
 from cpam_bench.eval.tables.pie_bench import pie_bench_beside
 from cpam_bench.eval.tables.published import PAPER, match, published
@@ -384,6 +386,24 @@ def test_the_papers_own_protocol_is_recognised(run: Path, tmp_path: Path) -> Non
     assert "Measured (agrees where the paper says)" in caption and "not comparable" not in caption
 
 
+def test_skipped_samples_and_whose_masks_stand_in_every_table(imba: Path, tmp_path: Path) -> None:
+    described = json.loads((imba / "run.json").read_text())
+    lost = {"ball-a-rugby-ball": "the image is missing", "data.json[9]": "no object"}
+    described["dataset"] |= {"records": 6, "left_out": lost, "masks": "from theirs (1a2b3c4d)"}
+    write_json(imba / "run.json", described)
+    board = leaderboard([imba])
+    said = "4 of 6 samples: left out are ball-a-rugby-ball (the image is missing), data.json[9] (no object)"
+    assert "IMBA data set (4 of 6 samples)" in board.title
+    assert board.notes[:2] == ["masks: from theirs (1a2b3c4d)", said]
+    caption = table2_beside(imba).caption
+    assert f"Masks: from theirs (1a2b3c4d). {said}." in caption and "IMBA (4 of 6 samples)" in caption
+    page = write_report([imba], tmp_path / "report").read_text()
+    assert said in page and "IMBA, 4 of 6 samples" in page
+    export(imba, tmp_path / "export")
+    assert "left out are ball" in (tmp_path / "export" / "README.md").read_text()
+    assert json.loads((tmp_path / "export" / "run.json").read_text())["dataset"]["left_out"] == lost
+
+
 def test_two_editors_of_one_title_are_both_not_matched() -> None:
     titles = {"a": "PnP", "b": "PnP", "cpam:amount=1": "CPAM", "masactrl": "MasaCtrl"}
     matched, notes = match(titles, ["MasaCtrl", "PnP", "CPAM"])
@@ -450,9 +470,9 @@ def test_a_studys_folder_says_what_was_edited(tmp_path: Path) -> None:
 
     made = make_run(tmp_path / "run", ["cpam", "masactrl"], 2)
     design.init([made], tmp_path / "study", 2, 2)
-    assert "; data set scenes, backbone none" in _runs_of(tmp_path / "study")
+    assert "; data set scenes, backbone none" in runs_of(tmp_path / "study")
     made.rename(tmp_path / "elsewhere")
-    assert "no longer there" in _runs_of(tmp_path / "study")
+    assert "no longer there" in runs_of(tmp_path / "study")
 
 
 # misuse ---------------------------------------------------------------------------------------------------------------

@@ -319,6 +319,8 @@ def test_complete_samples_alone(tmp_path: Path) -> None:
     kept, errors = data.complete(validate(data))
     assert [s.id for s in kept] == ["dog-a-photo-of-a-cat"] and kept.fingerprint == data.fingerprint
     assert len(errors) == 6 and require_complete(kept) == []  # five fields of one record, and the damaged image
+    assert list(kept.left_out) == ["cat-a-dog", "data.json[2]"] and data.left_out == {}
+    assert "cannot be read" in kept.left_out["cat-a-dog"] and "target_text is missing" in kept.left_out["data.json[2]"]
 
 
 def test_incomplete_samples_are_skipped_only_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cpam_bench.imba.masking import operations
 from cpam_bench.imba.masking.drawn import from_file, from_polygons, from_strokes
 from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.segmenters import SAM, Clicks, ClipSeg, GrabCut, Sam, for_clicks, for_words
-from cpam_bench.imba.pictures import overlay
+from cpam_bench.imba.pictures import outline, overlay
 from cpam_bench.imba.pocket import clicks as check
 
 SIZE = (90, 60)
@@ -98,9 +98,15 @@ def test_operations_are_recorded_and_must_leave_something(disc: np.ndarray) -> N
         made.then(["shrink=40"])
 
 
-def test_the_overlay_reddens_the_mask_alone(picture: Image.Image, disc: np.ndarray) -> None:
+def test_the_overlay_reddens_the_mask_alone_and_outlines_it_in_two_tones(
+    picture: Image.Image, disc: np.ndarray
+) -> None:
+    """Yellow beside black is seen on any ground, and on the red of this disc."""
     before, after = np.asarray(picture).astype(int), np.asarray(overlay(picture, disc)).astype(int)
-    assert np.array_equal(before[~disc], after[~disc])
+    inner, outer = outline(disc)
+    assert (after[inner] == (255, 255, 0)).all() and (after[outer] == 0).all()
+    assert inner.any() and not (inner & ~disc).any() and outer.any() and not (outer & disc).any()
+    assert np.array_equal(before[~disc & ~outer], after[~disc & ~outer])
     assert (after[disc] != before[disc]).any(-1).all()
 
 
