@@ -76,7 +76,7 @@ def fetch_published(
         UserError: there is no network, or a server does not send what was published.
     """
     sources = json.loads(listed.read_text(encoding="utf-8"))
-    root = into or remote.PUBLISHED / hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
+    root = into or remote.cache() / "published" / hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
     for part, source in sources.items():
         for number, (name, known) in enumerate(source["files"].items(), 1):
             path = root / part / name

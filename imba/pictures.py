@@ -103,7 +103,7 @@ def _unreadable(what: str, path: Path, error: Exception) -> str:
         return f"{what} {path} cannot be read ({error.strerror}). Check its permissions."
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(16)
-        if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        if head[4:8] == b"ftyp" and head[8:12] in _HEIC and "HEIF" not in Image.OPEN:
             return (
                 f"{what} {path} is HEIC, which Pillow alone does not read. Save it as PNG or JPEG, or: pip install"
                 " pillow-heif"

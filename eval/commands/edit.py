@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpam_bench.eval.commands.options import Device, Dtype, FitBy, MethodFile, Model, ResizeBy, Seed, Steps
+from cpam_bench.eval.commands.options import (
+    Device,
+    Dtype,
+    FitBy,
+    MethodFile,
+    Model,
+    ResizeBy,
+    Seed,
+    Steps,
+    Threads,
+    finite,
+)
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Kind
 
@@ -35,7 +46,9 @@ def edit(
         list[str] | None, typer.Option(metavar="X,Y,X,Y,...", help="Corners around the object; repeat.")
     ] = None,
     stroke: Annotated[list[str] | None, typer.Option(metavar="X,Y,X,Y,...", help="A brush's path; repeat.")] = None,
-    brush: Annotated[float, typer.Option(metavar="PIXELS", min=1, help="Width of the brush of --stroke.")] = 20,
+    brush: Annotated[
+        float, typer.Option(callback=finite, metavar="PIXELS", min=1, help="Width of the brush of --stroke.")
+    ] = 20,
     select: Annotated[str | None, typer.Option(metavar="WORDS", help="Words that name the object.")] = None,
     mask_with: Annotated[
         str,
@@ -73,6 +86,7 @@ def edit(
     steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     resize: ResizeBy = "bicubic",
     fit: FitBy = "squash",
@@ -136,7 +150,7 @@ def edit(
 
     from cpam_bench.cpam.backbone import Backbone
     from cpam_bench.eval.run.describe import describe_editor, versions
-    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet, use_threads
     from cpam_bench.eval.store.records import plain
     from cpam_bench.eval.studio import picture as pictures
     from cpam_bench.imba.common.files import write_json
@@ -165,6 +179,7 @@ def edit(
     made = made and finished(made)
     model = Backbone.load(backbone, place, dtype, resize)
     model.schedule(steps)
+    used = use_threads(threads, model)
     if select is not None:
         made = finished(pictures.select_words(model, picture, select, mask_with, place))
     sample = pictures.make_sample(
@@ -200,6 +215,7 @@ def edit(
         "steps": steps,
         "seed": seed,
         "device": place,
+        "threads": used if place == "cpu" else None,
         "dtype": dtype,
         "methods": {
             label: plain(describe_editor(label, editors[label])) | {"seed": result.seed, "seconds": result.seconds}
@@ -234,17 +250,20 @@ def studio(
     ] = "auto",
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 7860,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Edit pictures in the browser: draw or click the mask, compare methods, save samples into a data set."""
     from cpam_bench.cpam.backbone import Backbone
-    from cpam_bench.eval.run.settings import choose_device, quiet
+    from cpam_bench.eval.run.settings import choose_device, quiet, use_threads
     from cpam_bench.eval.studio.serve import serve_studio
 
     quiet()
     place = choose_device(device)
-    serve_studio(Backbone.load(backbone, place, dtype), collect, segmenter, port, browse)
+    model = Backbone.load(backbone, place, dtype)
+    use_threads(threads, model)
+    serve_studio(model, collect, segmenter, port, browse)
 
 
 def _say_mask(made: MadeMask) -> None:

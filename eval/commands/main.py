@@ -5,7 +5,10 @@ What takes long to import (torch and all that stands on it) is imported inside t
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -77,8 +80,28 @@ def _options(
     """Options of cpam-bench itself."""
 
 
+_PLAIN = {"−": "-", "–": "-", "…": "...", "×": "x", "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=", "“": '"', "”": '"'}
+"""What stands for letters that a terminal lacks; all others are written out as ``\\u2020``."""
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and (plain := _PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+def _print_anything() -> None:
+    """Have a terminal that lacks a letter show it in another way and not end the command, in workers too."""
+    codecs.register_error("cpam_bench.plain", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="cpam_bench.plain")
+            os.environ["PYTHONIOENCODING"] = f"{stream.encoding}:backslashreplace"
+
+
 def main() -> None:
     """Entry point: what a user can cause is one message and an exit code, and never a traceback."""
+    _print_anything()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()

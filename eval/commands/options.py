@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import typer
 
 from cpam_bench.imba.kinds import Fit
+
+
+def finite(value: float | None) -> float | None:
+    """For every option that takes a float: Python would read ``inf`` and ``nan`` too, and bounds do not stop them all.
+
+    Raises:
+        typer.BadParameter: it is one of these.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 DataSet = Annotated[
     str,
@@ -40,6 +53,15 @@ Model = Annotated[
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Edit only the first N samples.")]
 Samples = Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Edit only these samples.")]
 Steps = Annotated[int, typer.Option(metavar="N", min=1, help="DDIM steps of the inversion and of the editing.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Threads on the CPU; they decide the last digits.",
+        show_default="OMP_NUM_THREADS if that is set, 1 for the pocket backbone, else the cores that are free",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
 Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"], typer.Option(help="Numbers that the networks compute with.")

@@ -24,6 +24,7 @@ from cpam_bench.eval.commands.options import (
     Samples,
     Seed,
     Steps,
+    finite,
     split_names,
 )
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
@@ -158,13 +159,18 @@ def run(
     cache_size: Annotated[
         float,
         typer.Option(
-            metavar="GB", min=0, help="Size of the cache; what is unused longest goes.", rich_help_panel=_SCALE
+            metavar="GB",
+            callback=finite,
+            min=0,
+            help="Size of the cache; what is unused longest goes.",
+            rich_help_panel=_SCALE,
         ),
     ] = 5.0,
     timeout: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
+            callback=finite,
             min=0.001,
             help="End a worker whose edit takes longer, and try the edit elsewhere.",
             show_default="none",
@@ -184,6 +190,7 @@ def run(
         float | None,
         typer.Option(
             metavar="N",
+            callback=finite,
             min=0,
             help="GPUs that Ray sets aside for each worker; a fraction lets several share one.",
             show_default="1 on CUDA, 0 on the CPU",

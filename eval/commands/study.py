@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cpam_bench.eval.commands.options import finite
 from cpam_bench.imba.common.places import place
 from cpam_bench.imba.errors import UserError
 
@@ -36,7 +37,9 @@ def init(
     plan: Annotated[Path | None, typer.Option(help="TOML file with questions and scale; default the paper's.")] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Pictures shown to each rater a second time.")] = 0,
     controls: Annotated[int, typer.Option(min=0, help="Obvious pictures shown to each rater as attention checks.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds a picture takes, for the estimate.")] = 12.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="Seconds a picture takes, for the estimate.")
+    ] = 12.0,
     seed: _Seed = 0,
 ) -> None:
     """Design a study: who sees which edit when, and the raters' personal links."""
@@ -190,15 +193,17 @@ def simulate(
     coverage: Annotated[
         int, typer.Option(min=0, help="Simulate so many studies and count how often intervals hold.")
     ] = 0,
-    power: Annotated[float, typer.Option(min=0, help="Say how many raters show this difference.")] = 0.0,
+    power: Annotated[
+        float, typer.Option(callback=finite, min=0, help="Say how many raters show this difference.")
+    ] = 0.0,
     careless: Annotated[int, typer.Option(min=0, help="Of the raters, so many answer without looking.")] = 0,
-    missing: Annotated[float, typer.Option(min=0, max=0.9, help="Share of ratings missing.")] = 0.0,
+    missing: Annotated[float, typer.Option(callback=finite, min=0, max=0.9, help="Share of ratings missing.")] = 0.0,
     bootstrap: Annotated[int, typer.Option(min=0, help="Coverage of the percentile bootstrap with so many draws.")] = 0,
-    sd_rater: Annotated[float, typer.Option(min=0, help="How much raters differ.")] = 0.5,
-    sd_rater_method: Annotated[float, typer.Option(min=0, help="... from method to method.")] = 0.3,
-    sd_image: Annotated[float, typer.Option(min=0, help="How much images differ.")] = 0.5,
-    sd_image_method: Annotated[float, typer.Option(min=0, help="... from method to method.")] = 0.5,
-    sd_noise: Annotated[float, typer.Option(min=0, help="What is left.")] = 0.9,
+    sd_rater: Annotated[float, typer.Option(callback=finite, min=0, help="How much raters differ.")] = 0.5,
+    sd_rater_method: Annotated[float, typer.Option(callback=finite, min=0, help="... from method to method.")] = 0.3,
+    sd_image: Annotated[float, typer.Option(callback=finite, min=0, help="How much images differ.")] = 0.5,
+    sd_image_method: Annotated[float, typer.Option(callback=finite, min=0, help="... from method to method.")] = 0.5,
+    sd_noise: Annotated[float, typer.Option(callback=finite, min=0, help="What is left.")] = 0.9,
     seed: _Seed = 0,
 ) -> None:
     """Simulate raters, to plan a study or to test the statistics against a known truth."""

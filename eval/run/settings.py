@@ -112,6 +112,19 @@ def worker_threads(settings: Settings, before: Run | None, model: Any, workers: 
     return max(1, torch.get_num_threads() // (workers or 1)) if settings.executor != "ray" else 1
 
 
+def use_threads(asked: int | None, model: Any) -> int:
+    """Have torch use the threads that are asked for, by an option or by ``OMP_NUM_THREADS``; returns how many they are.
+
+    Where none are, the pocket backbone has one, as in a run, and others the cores that nobody else keeps busy: on a
+    shared machine, threads that wait for each other make an edit many times slower.
+    """
+    if asked is None and "OMP_NUM_THREADS" not in os.environ:
+        asked = 1 if model.is_pocket else max(1, round(torch.get_num_threads() - os.getloadavg()[0]))
+    if asked is not None:
+        torch.set_num_threads(asked)
+    return torch.get_num_threads()
+
+
 def quiet() -> None:
     """Keep libraries' own progress bars and chatter out of ours."""
     import diffusers

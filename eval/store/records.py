@@ -371,9 +371,13 @@ def load(path: Path) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")  # nor is it JSON, but Python reads and writes it
 
 
 def parse(kind: type[T], data: Any, path: Path) -> T:

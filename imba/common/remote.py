@@ -12,15 +12,22 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from cpam_bench.imba.common.files import finish, is_temporary, write_atomic
+from cpam_bench.imba.common.files import finish, is_full, is_temporary, no_room, write_atomic, writing
 from cpam_bench.imba.common.hashes import digest
 from cpam_bench.imba.errors import UserError
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpam-bench" / "data"
-"""Where fetched data sets are kept; it may be deleted at any time."""
 
-PUBLISHED = CACHE.parent / "published"
-"""Where files that were downloaded one by one are kept; it may be deleted at any time."""
+def cache() -> Path:
+    """Where what was fetched is kept, which may be deleted at any time: ``data/`` sets, ``published/`` single files.
+
+    Raises:
+        UserError: the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpam-bench"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know, as in many containers
+        raise UserError("there is no home to keep downloads in; set HOME or XDG_CACHE_HOME to a folder") from error
+
 
 CONNECT = 8.0
 """Seconds that a server may be silent."""
@@ -54,12 +61,11 @@ def fetch(url: str) -> Path:
     if not found:
         raise UserError(f"there is no data set {url}: nothing is there.")
     root = root.rstrip("/")
-    folder: Path = CACHE / hashlib.sha256(url.encode()).hexdigest()[:16] / root.rpartition("/")[2]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder: Path = cache() / "data" / hashlib.sha256(url.encode()).hexdigest()[:16] / root.rpartition("/")[2]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     kept = folder.parent / "keys.json"
-    keys: dict[str, str] = {}
-    if kept.is_file():
-        keys = json.loads(kept.read_text(encoding="utf-8"))
+    keys = _keys(kept)
     now: dict[str, str] = {}
     for path, facts in sorted(found.items()):
         name = path.removeprefix(root).lstrip("/")
@@ -69,7 +75,6 @@ def fetch(url: str) -> Path:
         now[name] = _key(facts)
         if local.is_file() and keys.get(name) == now[name]:
             continue
-        local.parent.mkdir(parents=True, exist_ok=True)
         try:
             data = fs.cat_file(path)
         except OSError as error:
@@ -81,6 +86,15 @@ def fetch(url: str) -> Path:
             local.unlink(missing_ok=True)
     write_atomic(kept, json.dumps(now).encode())
     return folder
+
+
+def _keys(kept: Path) -> dict[str, str]:
+    """File -> key when it was fetched; nothing where that was lost, so that all is fetched again."""
+    try:
+        found = json.loads(kept.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _key(facts: dict[str, Any]) -> str:
@@ -109,7 +123,8 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
     if path.is_file() and sha256 in (None, digest(path)):
         return
     half = path.with_name(f"{path.name}.half")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     trouble = ""
     for _ in range(TRIES):
         try:
@@ -123,6 +138,8 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
             continue
         except (urllib.error.URLError, TimeoutError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(error, OSError) and is_full(error):
+                raise no_room(half) from error
             trouble = str(reason) or type(reason).__name__
             if half.exists() and half.stat().st_size:
                 continue  # it had begun

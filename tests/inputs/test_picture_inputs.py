@@ -156,11 +156,31 @@ def test_one_line_says_what_was_taken(tmp_path: Path, make, words: str) -> None:
 # ---------------------------------------------------------------------------------------------------- no pictures
 
 
-def test_heic_is_told_by_its_brand_and_not_called_damaged(tmp_path: Path) -> None:
+def test_heic_is_told_by_its_brand_and_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)  # what pillow-heif adds
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     release(tmp_path)
     (tmp_path / "images" / "dog.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     (line,) = said(tmp_path)
     assert "HEIC" in line and "pip install pillow-heif" in line and "damaged" not in line and "Fetch" not in line
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (6, (48, 64)), (8, (48, 64))])
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, orientation: int, size: tuple[int, int]) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    stored = Image.new("RGB", (64, 48), (20, 200, 40))
+    stored.paste((250, 10, 10), (0, 0, 32, 24))  # the corner that is first in the file
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pillow_heif.from_pillow(stored).save(tmp_path / "phone.heic", quality=95, exif=exif.tobytes())
+    picture = to_rgb(upright(read_picture(tmp_path / "phone.heic", "picture")))
+    assert picture.size == size
+    corners = {1: (4, 4), 6: (size[0] - 4, 4), 8: (4, size[1] - 4)}
+    red, green, _ = picture.getpixel(corners[orientation])
+    assert red > 200 and green < 60
+    (tmp_path / "phone.heic").write_bytes((tmp_path / "phone.heic").read_bytes()[:300])
+    with pytest.raises(UserError, match="damaged, cut short"):
+        read_picture(tmp_path / "phone.heic", "picture")
 
 
 def bomb(path: Path, edge: int) -> None:

@@ -222,7 +222,7 @@ def test_a_lock_that_was_taken_over_stops_the_run(fast: None, request: pytest.Fi
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cpam_bench.imba.common.remote, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
