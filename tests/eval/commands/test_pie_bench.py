@@ -162,7 +162,7 @@ def test_the_table_has_the_means_beside_the_published_values(made: Made) -> None
     assert float(data["identity"]["psnr"]) == float("inf") and data["identity"]["psnr_published"] == ""
     assert text.count("| identity (reference) |") == 7 and text.count("(n = 2: fewer than 5)") == 7
     assert "structure distance ×10³ ↓" in text and "SD 1.4" in text and "SD 1.5 in half precision for PnP" in text
-    assert "Measured (differs in data set, backbone, steps): data set PIE-Bench (18 samples)" in text
+    assert "Measured (differs in data set, backbone, steps): data set PIE-Bench (18 of 20 samples)" in text
     assert "SSIM (background) ×10² ↑: not defined for 9 of 54 edits, which the means leave out." in text
     latex = invoke("table", "pie-bench", made.run, "--format", "latex")
     assert latex.isascii() and r"$\times$10$^3$" in latex

@@ -13,6 +13,9 @@ from paths import ROOT
 from cpam_bench.imba.common.files import making, no_formula, write_atomic, write_new, write_rows
 from cpam_bench.imba.errors import UserError
 
+TEMPORARY = re.compile(r"""os\.replace|mkstemp|["'}]\.(part|tmp)\b|\.(part|tmp)["']""")
+"""What makes a temporary name: such a call, or a string that begins or ends with such a suffix."""
+
 
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.part").write_text("somebody's")
@@ -57,6 +60,6 @@ def test_temporary_names_are_made_in_one_place() -> None:
     for folder in ("imba", "cpam", "baselines", "eval"):
         for path in (ROOT / folder).rglob("*.py"):
             name = path.relative_to(ROOT).as_posix()
-            if name not in allowed and re.search(r"os\.replace|mkstemp|\.part\b|\.tmp\b", path.read_text()):
+            if name not in allowed and TEMPORARY.search(path.read_text()):
                 found.append(name)
     assert found == []
