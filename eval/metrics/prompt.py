@@ -1,4 +1,4 @@
-"""How well an edit fits its target prompt."""
+"""How well an edit fits a text: its target prompt, or the words for a good picture."""
 
 from __future__ import annotations
 
@@ -138,6 +138,56 @@ class CLIPDirectional:
         lengths = pictures.norm(dim=-1) * texts.norm(dim=-1)  # 0 where nothing changed: 0 / 0 is NaN
         similarity: Tensor = (pictures * texts).sum(-1) / lengths
         return similarity
+
+
+QUALITIES = {
+    "quality": ("Good photo.", "Bad photo."),
+    "sharpness": ("Sharp photo.", "Blurry photo."),
+    "noisiness": ("Clean photo.", "Noisy photo."),
+    "natural": ("Natural photo.", "Synthetic photo."),
+}
+"""Pairs of opposite words, as torchmetrics has them (Wang et al. 2023 give the first, and others in its kind)."""
+
+
+@dataclass(frozen=True)
+class CLIPIQA:
+    r"""How good the whole edit looks, with no picture to compare it with (Wang et al., AAAI 2023).
+
+    .. math:: \sigma(100 (\cos(E_I(\text{edit}), E_T(\text{good})) - \cos(E_I(\text{edit}), E_T(\text{bad}))))
+
+    which is the softmax over both texts.
+
+    The paper takes a ResNet-50 without positional embeddings; here it is the CLIP of the other scores, as torchmetrics
+    computes it with one of OpenAI's CLIPs. Values of two CLIPs cannot be compared.
+
+    Shapes: pictures (B, H, W, 3) uint8 give (B,). Range [0, 1], higher is better.
+
+    Example: ``cpam-bench score RUN --metrics clip_iqa:aspect=sharpness``
+    """
+
+    name: ClassVar[str] = "clip_iqa"
+    title: ClassVar[str] = "CLIP-IQA"
+    unit: ClassVar[str] = ""
+    digits: ClassVar[int] = 3
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    range: ClassVar[tuple[float | None, float | None]] = (0, 1)
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    aspect: Literal["quality", "sharpness", "noisiness", "natural"] = parameter(
+        "quality", "which pair of words", "Wang et al. 2023; torchmetrics"
+    )
+
+    def protocol(self, networks: Networks) -> dict[str, Any]:
+        good, bad = QUALITIES[self.aspect]
+        words = f"softmax of 100 cos(edit, text) over the texts {good!r} and {bad!r}, the share of the first"
+        return {"protocol": words, **_describe(networks, "open_clip")}
+
+    def measure(self, batch: Batch, networks: Networks) -> Tensor:
+        scorer = networks.clip()
+        edit = batch.once(("clip", "open_clip", "edit"), lambda: scorer.images(_pictures(batch.edit)))
+        likeness = 100 * edit @ scorer.texts(QUALITIES[self.aspect]).T
+        shares: Tensor = likeness.softmax(-1)[:, 0]
+        return shares
 
 
 def _pictures(array: np.ndarray) -> list[Image.Image]:

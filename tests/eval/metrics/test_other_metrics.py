@@ -175,6 +175,20 @@ def test_directional_similarity(networks: Networks) -> None:
     assert np.isnan(values(batch([picture(0)]), networks, "clip_directional")[0][0])  # nothing changed
 
 
+def test_quality_needs_no_other_picture(networks: Networks) -> None:
+    scorer, edits = networks.clip(), [picture(7), picture(9)]
+    for label, words in {
+        "clip_iqa": ("Good photo.", "Bad photo."),
+        "clip_iqa:aspect=sharpness": ("Sharp photo.", "Blurry photo."),
+    }.items():
+        good, bad = ((scorer.images(edits) * scorer.texts([word])).sum(-1) for word in words)
+        expected = torch.sigmoid(100 * (good - bad))
+        found = values(batch(edits), networks, label)[0]
+        assert found == pytest.approx(expected.numpy(), abs=1e-4)
+    with pytest.raises(UserError, match="aspect"):
+        choose(["clip_iqa:aspect=beauty"])
+
+
 def test_filters_and_halves(networks: Networks) -> None:
     made = batch([picture(7)])
     whole, vary = (values(made, networks, label)[0][0] for label in ("clip_score", "clip_score:filter=nearest"))

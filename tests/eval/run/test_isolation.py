@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 from paths import TINY
 from run_helpers import write_clip, write_dataset
+from study_runs import make_run
 
 from cpam_bench.eval.run.describe import code_hash
 
 NAMES = ("eval.py", "baselines.py", "imba.py", "cpam/__init__.py")
 OTHERS = ("cpam_bench/__init__.py", "torch.py", "eval/__init__.py")
 """Ours under another version, a library's, and a package that a user may well have."""
+
+CONSOLE = str(Path(sys.executable).parent / "cpam-bench")
 
 
 def set_traps(folder: Path, names: tuple[str, ...]) -> Path:
@@ -28,16 +34,19 @@ def set_traps(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
+def environment(path: str | None = None) -> dict[str, str]:
+    """This process's, with another PYTHONPATH or none."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    return kept if path is None else kept | {"PYTHONPATH": path}
+
+
 def run(folder: Path, *more: str, path: str | None = None) -> dict[str, str]:
     """`cpam-bench run` there; the versions in the record of its edit."""
     data, clip = write_dataset(folder / "data", count=1), write_clip(folder / "clip")
-    command = [str(Path(sys.executable).parent / "cpam-bench"), "run", "--dataset", str(data), "--backbone", str(TINY)]
+    command = [CONSOLE, "run", "--dataset", str(data), "--backbone", str(TINY)]
     command += ["--methods", "identity", "--no-references", "--steps", "2", "--device", "cpu", "--out", "run"]
     command += ["--clip", f"local-dir:{clip}", *more]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    if path is not None:
-        environment["PYTHONPATH"] = path
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment(path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (folder / "imported").exists(), (folder / "imported").read_text()
     (record,) = (folder / "run" / "edits" / "identity").glob("*.json")
@@ -63,3 +72,41 @@ def test_by_actors_of_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     folder = set_traps(tmp_path / "work", (*NAMES, OTHERS[0]))
     assert run(folder, "--executor", "ray", "--workers", "1")["cpam-bench code"] == code_hash()[:12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["study", "studio"])
+def test_by_what_is_served(command: str, tmp_path: Path) -> None:
+    pytest.importorskip(
+        {"study": "fastapi", "studio": "gradio"}[command], reason=f"the extra {command!r} is not installed"
+    )
+    folder = set_traps(tmp_path / "work", NAMES)
+    if command == "study":
+        init = [
+            "study",
+            "init",
+            str(make_run(tmp_path / "run", ["masactrl", "cpam"], 2)),
+            "--out",
+            str(tmp_path / "study"),
+        ]
+        subprocess.run([CONSOLE, *init], cwd=folder, env=environment("."), check=True, capture_output=True)
+        arguments = ["study", "serve", str(tmp_path / "study")]
+    else:
+        arguments = ["studio", "--backbone", str(TINY), "--device", "cpu"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([CONSOLE, *arguments, "--port", str(port)], cwd=folder, env=environment("."))
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}", timeout=30).status_code < 500
+                break
+            except httpx.TransportError:
+                assert server.poll() is None and time.monotonic() < deadline, "the server ended"
+                time.sleep(0.1)
+    finally:
+        server.terminate()
+        server.wait()
+    assert not (folder / "imported").exists(), (folder / "imported").read_text()
