@@ -49,6 +49,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / ".lock"):
         lock = (folder / ".lock").open("a+", encoding="utf-8")  # a+ keeps the note of whoever holds it
     with lock:
         for patience in (0.05, 0.2, None):  # whoever looks who holds the lock has it for a moment

@@ -249,3 +249,19 @@ def test_a_picture_in_a_table_is_told_like_a_file() -> None:
     cut = Image.open(io.BytesIO(buffer.getvalue()[:400]))
     with pytest.raises(UserError, match="sample s: image is damaged or cut short"):
         Sample("s", cut, None, "p").read_image()
+
+
+# ---------------------------------------------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "BMP"])
+def test_a_picture_is_what_it_holds_and_not_what_it_is_called(tmp_path: Path, kind: str) -> None:
+    release(tmp_path, record("dog.png"))
+    with Image.open(tmp_path / "images" / "dog.png") as file:
+        picture = file.convert("RGB")
+    lossless = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "WEBP": {"lossless": True}}
+    picture.save(tmp_path / "images" / "dog.png", kind, **lossless.get(kind, {}))
+    data = load(tmp_path)
+    require_complete(data)
+    read = np.asarray(data.samples[0].read_image()).astype(int)
+    assert np.abs(read - np.asarray(picture)).max() <= 16

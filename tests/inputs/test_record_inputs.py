@@ -154,3 +154,26 @@ def test_data_info_of_such_a_data_set(tmp_path: Path) -> None:
     noise().save(tmp_path / "images" / "b.png")
     done = CliRunner().invoke(app, ["data", "info", str(tmp_path)])
     assert done.exit_code == 0 and "layout release: data.json is here" in done.output
+
+
+ODD = (
+    "a 🐕 on the 🏖️",
+    "一只狗",
+    "a \"dog\" called 'Rex', <b>bold</b> & 50 %",
+    "a very long dog " * 40,
+    "con",
+    "../../dog",
+)
+
+
+def test_prompts_of_all_kinds_name_samples_and_files(tmp_path: Path) -> None:
+    release(tmp_path / "set", *(record("dog.png", prompt) for prompt in ODD))
+    data = load(tmp_path / "set")
+    assert [sample.target_prompt for sample in data.samples] == list(ODD)
+    assert len({sample.id.casefold() for sample in data.samples}) == len(ODD)
+    for sample in data.samples:
+        path = tmp_path / "edits" / f"{sample.id}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert path.resolve().parent == (tmp_path / "edits").resolve()
+    assert len(list((tmp_path / "edits").iterdir())) == len(ODD)

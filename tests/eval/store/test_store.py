@@ -244,3 +244,9 @@ def test_records_are_plain_json(store):
     data = json.loads(store.edit_path("brighten", "s0").with_suffix(".json").read_text())
     assert set(data) == set(asdict(_edit())) - {"more", "mask_read"}
     assert store_module.Edit(**data).status == "ok"
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock cannot be written: Is a directory"), locked(tmp_path):
+        pass

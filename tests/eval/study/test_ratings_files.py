@@ -35,6 +35,8 @@ def test_utf_16_semicolons_tabs_and_decimal_commas_are_read_and_said(tmp_path: P
     held = ratings.read_csv(written(tmp_path / "b.csv", encoding="utf-16"))
     assert held.ratings.equals(plain.ratings) and "b.csv is written in UTF-16" in held.notes[0]
     assert ratings.read_csv(written(tmp_path / "bom.csv", encoding="utf-8-sig")).ratings.equals(plain.ratings)
+    (tmp_path / "crlf.csv").write_bytes((tmp_path / "a.csv").read_bytes().replace(b"\n", b"\r\n"))
+    assert ratings.read_csv(tmp_path / "crlf.csv").ratings.equals(plain.ratings)
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         rows = [row.replace(",", separator) + ",5" for row in ROWS]
         held = ratings.read_csv(written(tmp_path / "c.csv", rows, HEAD.replace(",", separator)))
