@@ -264,4 +264,5 @@ def test_a_picture_is_what_it_holds_and_not_what_it_is_called(tmp_path: Path, ki
     data = load(tmp_path)
     require_complete(data)
     read = np.asarray(data.samples[0].read_image()).astype(int)
-    assert np.abs(read - np.asarray(picture)).max() <= 16
+    # Noise is the hardest for AVIF, which loses a little.
+    assert np.abs(read - np.asarray(picture)).mean() < (4 if kind == "AVIF" else 1e-9)
