@@ -168,7 +168,7 @@ def _edit(labels: Sequence[str], **options: Any) -> bool:
 
 def _plan(
     what: str,
-    editors: Mapping[str, Editor],
+    editors: dict[str, Editor],
     captioner: str | None,
     out: Path,
     *,
@@ -180,11 +180,11 @@ def _plan(
     dtype: Literal["float32", "float16", "bfloat16"],
     clip: str | None,
 ) -> None:
-    """Say what it takes: weights, room, memory, hours."""
+    """Say what it takes: weights, room, memory, hours.  Takes out the methods that do not run on the backbone."""
     import cpam_bench.imba.dataset
     from cpam_bench.cpam.backbone import Backbone
     from cpam_bench.cpam.editing import TellsLanes
-    from cpam_bench.eval.methods import captions
+    from cpam_bench.eval.methods import captions, registry
     from cpam_bench.eval.run import plan, weights
     from cpam_bench.eval.run.settings import Settings, choose_device, choose_executor, quiet
     from cpam_bench.eval.scoring.score import default_clip
@@ -213,6 +213,8 @@ def _plan(
     if wanted[0].here:
         quiet()
         model = Backbone.load(backbone, device=where, dtype=dtype)
+        for line in registry.leave_out_refused(editors, backbone, model.family):
+            say(line)
         trains = any(isinstance(one, TellsLanes) and one.lanes(steps).trained for one in editors.values())
         pace = plan.probe(model, trains)
         training = f"; {plan.training_bytes(model) / 1e9:.1f} GB more to train" if trains else ""

@@ -70,9 +70,8 @@ def probe(backbone: Backbone, trains: bool = False, clock: Callable[[Backbone], 
         trains: also a step that trains a float32 copy of the denoiser.
         clock: tells seconds; by default of the wall.
     """
-    edge = backbone.unet.config.sample_size
-    latents = torch.zeros(3, backbone.unet.config.in_channels, edge, edge)
-    text = backbone.embed("a photo")
+    latents = torch.zeros(3, backbone.unet.config.in_channels, *backbone.grid)
+    text = backbone.text("a photo")
 
     def timed(work: Callable[[], object]) -> float:
         started = clock(backbone)
@@ -81,13 +80,13 @@ def probe(backbone: Backbone, trains: bool = False, clock: Callable[[Backbone], 
 
     reset_peak(backbone)
     picture = timed(lambda: backbone.decode(latents[:1].to(backbone.device)))
-    backbone.predict(latents, 500, text.expand(3, -1, -1))
-    plain = timed(lambda: backbone.predict(latents, 500, text.expand(3, -1, -1))) / 3
+    backbone.predict(latents, 500, text.expand(3))
+    plain = timed(lambda: backbone.predict(latents, 500, text.expand(3))) / 3
     gradient = timed(lambda: _gradient(latents[:1], lambda at: backbone.predict_with_gradient(at, 500, text)))
     highest = peak(backbone)
     trained = None
     if trains and training_bytes(backbone) < free_bytes(backbone):
-        trained = timed(_training(backbone, latents[:1].to(backbone.device), text.float().clone()))
+        trained = timed(_training(backbone, latents[:1].to(backbone.device), text.hidden.float().clone()))
     return Pace(plain, gradient, trained, 2 * picture, highest)
 
 

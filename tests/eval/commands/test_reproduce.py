@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backbones import tiny_sdxl
 from typer.testing import CliRunner
 
 from cpam_bench.cpam.editing import LaneCount
@@ -103,6 +104,15 @@ def test_a_dry_run_plans_and_begins_nothing(tmp_path: Path, monkeypatch: pytest.
     ):
         assert words in done.output, words
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_on_sdxl_leaves_out_what_does_not_run_there(tmp_path: Path) -> None:
+    tiny_sdxl().save_pretrained(tmp_path / "model")
+    where = ("--backbone", tmp_path / "model", "--data", "pocket", "--limit", "1", "--device", "cpu")
+    done = call("table2", *where, "--methods", METHODS, "--out", tmp_path / "out", "--dry-run")
+    assert done.exit_code == 0, done.exception
+    (costs,) = (line for line in done.output.splitlines() if "s a lane of the denoiser" in line)
+    assert "left out: imagic" in done.output and "cpam 0." in costs and "imagic" not in costs
 
 
 def test_the_papers_methods_are_all_installed_and_imagic_is_last() -> None:
