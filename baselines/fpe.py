@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,14 +60,6 @@ class FPE(BesideSource):
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=3 * steps)
 
-    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
-        return [
-            Branch(
-                source.trajectory,
-                sample.target_prompt,
-                self.guidance,
-                SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2)),
-                follow=self.trajectory,
-            )
-            for sample, source in zip(samples, sources, strict=True)
-        ]
+    def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
+        control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))
+        return Branch(source.trajectory, sample.target_prompt, self.guidance, control, follow=self.trajectory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -79,17 +78,9 @@ class MasaCtrl(BesideSource):
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=3 * steps)
 
-    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
-        return [
-            Branch(
-                source.trajectory,
-                sample.target_prompt,
-                self.guidance,
-                self.control(sample, source),
-                follow=self.trajectory,
-            )
-            for sample, source in zip(samples, sources, strict=True)
-        ]
+    def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
+        control = self.control(sample, source)
+        return Branch(source.trajectory, sample.target_prompt, self.guidance, control, follow=self.trajectory)
 
     def control(self, sample: Sample, source: Source) -> MutualControl:
         """What MasaCtrl does inside attention for a sample."""

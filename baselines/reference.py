@@ -72,11 +72,8 @@ class DDIM(BesideSource):
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=2 * steps)
 
-    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
-        return [
-            Branch(source.trajectory, sample.target_prompt, self.guidance)
-            for sample, source in zip(samples, sources, strict=True)
-        ]
+    def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
+        return Branch(source.trajectory, sample.target_prompt, self.guidance)
 
 
 @dataclass(frozen=True)

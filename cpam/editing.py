@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -126,16 +125,21 @@ class ReadsFiles(Protocol):
         ...
 
 
-class BesideSource(ABC):
+class BesideSource:
     """An editor that denoises a target beside its source: what it does to a sample is a :class:`Branch`.
 
     The branches of several samples, and of several such editors, can be sampled in one batch
-    (:func:`cpam_bench.cpam.sampling.sample_together`).
+    (:func:`cpam_bench.cpam.sampling.sample_together`).  A subclass says what it does to one sample, or to several where
+    it prepares them together.
     """
 
-    @abstractmethod
+    def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
+        """What is done to a sample; arguments as of ``edit``."""
+        raise NotImplementedError(f"{type(self).__name__} has neither branch() nor branches()")
+
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
-        """What is done to each sample; arguments as of ``edit``."""
+        """What is done to each of several samples."""
+        return [self.branch(*each) for each in zip(samples, sources, seeds, strict=True)]
 
     def finished(self, picture: Image.Image, sample: Sample, source: Source) -> Image.Image:
         """What becomes of a branch's picture."""

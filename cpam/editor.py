@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
@@ -172,13 +171,13 @@ class CPAM(BesideSource):
     def lanes(self, steps: int) -> LaneCount:
         return LaneCount(plain=3 * steps)
 
-    def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
+    def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         """Algorithm 1.
 
         Raises:
-            UserError: a sample has no mask or an empty one.
+            UserError: the sample has no mask or an empty one.
         """
-        return [self._branch(*each)[0] for each in zip(samples, sources, seeds, strict=True)]
+        return self._branch(sample, source, seed)[0]
 
     def edit_and_mask(self, sample: Sample, source: Source, seed: int) -> tuple[Image.Image, np.ndarray]:
         """The edited image and the last target mask M_t, bool (resolution, resolution), refined if it is so."""
