@@ -453,6 +453,16 @@ class Backbone(ABC):
         raise UserError(f"backbone {self.name!r} predicts {kind!r}; epsilon and v_prediction are supported")
 
 
+class Published:
+    """A backbone by its name that is loaded from one place; base of a :class:`Model`."""
+
+    place: ClassVar[str]
+    kind: ClassVar[type[Backbone]]
+
+    def load(self, device: str, dtype: str, resize: Resize) -> Backbone:
+        return self.kind.open(self.place, self.place, device, dtype, resize)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars while a pipeline loads: the caller decides what is printed."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import StableDiffusionPipeline
 
-from cpam_bench.cpam.backbone import Backbone, Resize
+from cpam_bench.cpam.backbone import Backbone, Published
 from cpam_bench.cpam.text import Text
 
 
@@ -43,14 +43,10 @@ class StableDiffusion(Backbone):
         return Text(self.pipeline.text_encoder(ids.to(self.device))[0])
 
 
-class _Published:
+class _Published(Published):
     """A Stable Diffusion that is loaded from one place."""
 
-    place: ClassVar[str]
     kind: ClassVar[type[Backbone]] = StableDiffusion
-
-    def load(self, device: str, dtype: str, resize: Resize) -> Backbone:
-        return self.kind.open(self.place, self.place, device, dtype, resize)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from cpam_bench.cpam.backbone import Backbone, Resize
+from cpam_bench.cpam.backbone import Backbone, Published
 from cpam_bench.cpam.text import Text
 from cpam_bench.imba.errors import UserError
 
@@ -70,7 +70,7 @@ class StableDiffusionXL(Backbone):
 
 
 @dataclass(frozen=True)
-class SDXL:
+class SDXL(Published):
     """SDXL 1.0, its base model at 1024 px."""
 
     name: ClassVar[str] = "sdxl"
@@ -79,6 +79,3 @@ class SDXL:
     family: ClassVar[str] = "sdxl"
     place: ClassVar[str] = "stabilityai/stable-diffusion-xl-base-1.0"
     kind: ClassVar[type[Backbone]] = StableDiffusionXL
-
-    def load(self, device: str, dtype: str, resize: Resize) -> Backbone:
-        return self.kind.open(self.place, self.name, device, dtype, resize)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands.terminal import console, print_parameters, say
+from cpam_bench.eval.commands.terminal import console, print_named, say
 
 
 def backbones(
@@ -16,17 +16,12 @@ def backbones(
 
     Nothing is loaded. --backbone also takes a hub id, a folder in diffusers' layout, or a file of safetensors.
     """
-    import inspect
-
     from rich.table import Table
 
     from cpam_bench.cpam.backbone import BACKBONES
 
     if names:
-        for name in names:
-            model = BACKBONES.load(name)
-            print_parameters(f"{name}: {model.title} ({BACKBONES.package_of(name)})", model)
-            typer.echo(inspect.getdoc(model))
+        print_named(BACKBONES, names)
         return
     found, broken = BACKBONES.load_all()
     shown = console()

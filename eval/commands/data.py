@@ -10,7 +10,7 @@ import typer
 
 from cpam_bench.eval.commands.options import LayoutLabel, MaskThreshold, split_names
 from cpam_bench.eval.commands.terminal import console as wide
-from cpam_bench.eval.commands.terminal import print_parameters, say
+from cpam_bench.eval.commands.terminal import print_named, say
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def datasets(
     from cpam_bench.imba.layouts.layout import LAYOUTS
 
     if names:
-        for name in names:
-            layout = LAYOUTS.load(name)
-            print_parameters(f"{name}: {layout.title} ({LAYOUTS.package_of(name)})", layout)
-            typer.echo(inspect.getdoc(inspect.getmodule(layout) or layout) or "")
+        print_named(LAYOUTS, names, page=lambda layout: inspect.getdoc(inspect.getmodule(layout) or layout))
         return
     found, broken = LAYOUTS.load_all()
     shown = wide()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cpam_bench.eval.commands.terminal import console, print_parameters, say
+from cpam_bench.eval.commands.terminal import console, print_named, say
 
 
 def metrics(
@@ -16,18 +16,13 @@ def metrics(
 
     A metric is chosen by its label, as in cpam-bench score RUN --metrics clip_score,lpips_background:net=vgg.
     """
-    import inspect
-
     from rich.table import Table
 
     from cpam_bench.eval.metrics.metric import DEFAULT, METRICS, PROTOCOLS
     from cpam_bench.eval.metrics.networks import PLACES, ROLES
 
     if names:
-        for name in names:
-            metric = METRICS.load(name)
-            print_parameters(f"{name}: {metric.title} ({METRICS.package_of(name)})", metric)
-            typer.echo(inspect.getdoc(metric))
+        print_named(METRICS, names)
         return
     found, broken = METRICS.load_all()
     shown = console()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
     from cpam_bench.eval.analysis.leaderboard import Leaderboard
     from cpam_bench.eval.run.driver import Failure
     from cpam_bench.eval.scoring.score import Scores
+    from cpam_bench.imba.common.plugins import Group
 
 WIDTH = 140
 """Of tables where there is no terminal."""
@@ -56,6 +58,14 @@ def print_parameters(head: str, cls: type[Any]) -> None:
         cells = (parameter.name, parameter.takes, parameter.default, parameter.help, parameter.source)
         table.add_row(*(Text(cell) for cell in cells))
     shown.print(table)
+
+
+def print_named(group: Group[Any], names: Sequence[str], page: Callable[[Any], str | None] = inspect.getdoc) -> None:
+    """What a package has added by each name: its title, package, parameters, and a page on it."""
+    for name in names:
+        found = group.load(name)
+        print_parameters(f"{name}: {found.title} ({group.package_of(name)})", found)
+        typer.echo(page(found) or "")
 
 
 def report_scoring(scores: Scores) -> None:

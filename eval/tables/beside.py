@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cpam_bench.eval.analysis.numbers import interval, number
+from cpam_bench.eval.analysis.numbers import DAGGER, interval, number
 from cpam_bench.eval.analysis.statistics import Estimate, kendall_tau, ranks
 from cpam_bench.eval.tables.model import Cell, marked
 
@@ -108,3 +108,33 @@ def compare(
         records[row] = {f"{metric.name}_{key}".rstrip("_"): entry for key, entry in columns.items()}
     why = f", p = {p:.2f}" if not math.isnan(p) else f": fewer than {LEAST}" if len(common) < LEAST else ""
     return Compared(cells, records, Cell(f"{number(tau, 2, sign=True)} (n = {len(common)}{why})"))
+
+
+def verdict(same: Mapping[str, bool], agrees: str) -> str:
+    """In what a run differs from what was published, or the words for a run that does not."""
+    different = [what for what, equal in same.items() if not equal]
+    return f"differs in {', '.join(different)}" if different else agrees
+
+
+def notes(
+    rows: str, comparable: bool, own: Sequence[str], few: bool, bounded: bool, unmatched: str | None
+) -> list[str]:
+    """What is said below a table.
+
+    Args:
+        rows: what the table calls them.
+        comparable: as of :func:`compare`.
+        own: what this table says besides.
+        few: whether an interval is over too few samples.
+        bounded: whether there are reference rows.
+        unmatched: what to say where no row has both values, or None.
+    """
+    found = [f"Rank and Kendall's tau are over the {rows} with both a published and a measured value."]
+    if not comparable:
+        found[0] += " There is no difference between the two: they were not measured of comparable things."
+    found += own
+    if few:
+        found.append(f"{DAGGER}.")
+    if bounded:
+        found.append("Reference rows bound the scale: they are neither marked nor ranked.")
+    return [*found, unmatched] if unmatched else found

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from cpam_bench.eval.analysis.leaderboard import origin
-from cpam_bench.eval.analysis.numbers import DAGGER, FEW
+from cpam_bench.eval.analysis.numbers import FEW
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.scoring.scored import Scored
-from cpam_bench.eval.tables.beside import Metric, compare
+from cpam_bench.eval.tables.beside import Metric, compare, notes, verdict
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.eval.tables.published import CAPTIONS, PIE_BENCH, lines, published
 from cpam_bench.imba.errors import UserError
@@ -90,23 +90,18 @@ def pie_bench_beside(folder: str | Path) -> Table:
         ]
         blocks.append(Block(metric.title, [*rows, _last(compared.tau, comparable)]))
         records = {row: record | compared.records[row] for row, record in records.items()}
-    notes = ["Rank and Kendall's tau are over the rows with both a published and a measured value."]
-    if not comparable:
-        notes[0] += " There is no difference between the two: they were not measured of comparable things."
-    for (without, of), heads in undefined.items():
-        notes.append(f"{', '.join(heads)}: not defined for {without} of {of} edits, which the means leave out.")
-    if few:
-        notes.append(f"{DAGGER}.")
-    if not all(edits.values()):
-        notes.append("Reference rows bound the scale: they are neither marked nor ranked.")
-    if not matched:
-        notes.append("No method of the run is a row of the table, by its label.")
+    own = [
+        f"{', '.join(heads)}: not defined for {without} of {of} edits, which the means leave out."
+        for (without, of), heads in undefined.items()
+    ]
+    unmatched = None if matched else "No method of the run is a row of the table, by its label."
+    below = notes("rows", comparable, own, few, not all(edits.values()), unmatched)
     data = pd.DataFrame([record | {"protocol": statement} for record in records.values()])
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
     measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
     heads = ["Inversion + editor", "n", "published", measured, *(["difference"] if comparable else [])]
     caption = f"{CAPTIONS[PIE_BENCH]} {statement}{origin(scored)}"
-    return Table(PIE_BENCH, caption, [], [*heads, "rank (published)"], blocks, notes, data)
+    return Table(PIE_BENCH, caption, [], [*heads, "rank (published)"], blocks, below, data)
 
 
 def _last(tau: Cell, comparable: bool) -> list[Cell]:
@@ -124,10 +119,9 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
         "backbone": run.backbone.name in _SD14 and run.backbone.resolution == 512,
         "steps": run.steps == 50,
     }
-    different = [what for what, equal in same.items() if not equal]
-    verdict = f"differs in {', '.join(different)}" if different else "agrees in data set, backbone and steps"
+    agreement = verdict(same, "agrees in data set, backbone and steps")
     statement = (
-        f"Measured ({verdict}): data set {run.dataset.name} ({scored.count} samples), backbone {run.backbone.name}"
+        f"Measured ({agreement}): data set {run.dataset.name} ({scored.count} samples), backbone {run.backbone.name}"
         f" ({run.backbone.resolution} px), steps {run.steps}, DINO {dino}, CLIP {clip}, {lpips}. The authors: PIE-Bench"
         f" ({SAMPLES} samples), SD 1.4 (512 px; SD 1.5 in half precision for PnP), 50 steps, DINO ViT-B/8, CLIP"
         " ViT-L/14 of OpenAI, LPIPS SqueezeNet."

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from cpam_bench.eval.analysis.leaderboard import origin
-from cpam_bench.eval.analysis.numbers import DAGGER, FEW
+from cpam_bench.eval.analysis.numbers import FEW
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
 from cpam_bench.eval.scoring.scored import Scored
-from cpam_bench.eval.tables.beside import Metric, compare
+from cpam_bench.eval.tables.beside import Metric, compare, notes, verdict
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.eval.tables.published import CAPTIONS, MARKING, lines, match, name, published
 
@@ -61,7 +61,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     edits = {row.name: row.facts.edits for row in scored.rows}
     titles = {row.name: row.facts.title for row in scored.rows if row.facts.edits}
     paper = published(2).set_index("method").astype(float)
-    matched, notes = match(titles, list(paper.index))
+    matched, own = match(titles, list(paper.index))
     statement, comparable = _protocol(scored)
     blocks, records, few = [], [], False
     for title, part in slices(scored, slice).items():
@@ -74,23 +74,15 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     caption = f"{CAPTIONS[2]} {statement}{origin(scored)}"
     if slice:
         caption += " A block holds some of the samples, the published numbers all."
-    reading = "Rank and Kendall's tau are over the methods with both a published and a measured value."
-    if not comparable:
-        reading += " There is no difference between the two: they were not measured of comparable things."
-    notes = [reading, *notes]
-    if few:
-        notes.append(f"{DAGGER}.")
-    if not all(edits.values()):
-        notes.append("Reference rows bound the scale: they are neither marked nor ranked.")
-    if not matched:
-        notes.append("No method of the run is one of the paper's at its defaults.")
+    unmatched = None if matched else "No method of the run is one of the paper's at its defaults."
+    below = notes("methods", comparable, own, few, not all(edits.values()), unmatched)
     data = pd.DataFrame(records)
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
     measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
     each = ["paper", measured, *(["difference"] if comparable else []), "rank (paper's)"]
     heads = ["Method", "n", *(each * len(METRICS))]
     groups = [("", 1), *((metric.title, len(each)) for metric in METRICS)]
-    return Table(2, caption, groups, heads, blocks, [*notes, MARKING[2]], data)
+    return Table(2, caption, groups, heads, blocks, [*below, MARKING[2]], data)
 
 
 def _protocol(scored: Scored) -> tuple[str, bool]:
@@ -114,9 +106,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
     }
     measured = ", ".join(f"{what} {here}" for what, here, _ in parts)
     other = ", ".join(f"{what} {there}" for what, _, there in parts)
-    different = [what for what, equal in same.items() if not equal]
-    verdict = f"differs in {', '.join(different)}" if different else "agrees where the paper says"
-    statement = f"Measured ({verdict}): {measured}. The paper: {other}."
+    statement = f"Measured ({verdict(same, 'agrees where the paper says')}): {measured}. The paper: {other}."
     if scored.is_pocket:
         statement += " Pocket: small models on drawn scenes, whose values are not comparable with the paper's."
     return statement, not scored.is_pocket and Path(run.dataset.name).name.lower() == "imba"

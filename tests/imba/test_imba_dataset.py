@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_data import box, noise
 from paths import POCKET
 from PIL import Image
 
@@ -35,15 +36,7 @@ def record(img_name: str = "dog.png", target_text: str = "A photo of a cat.", **
 
 def picture(path: Path, size: tuple[int, int] = (20, 16), format: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(noise).save(path, format=format)
-
-
-def box(size: tuple[int, int] = (20, 16)) -> np.ndarray:
-    """An object in the middle: uint8 (H, W)."""
-    mask = np.zeros((size[1], size[0]), np.uint8)
-    mask[size[1] // 4 : size[1] // 2, size[0] // 4 : size[0] // 2] = 255
-    return mask
+    noise(size).save(path, format=format)
 
 
 def dataset(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from run_helpers import write_clip, write_dataset
 
 import cpam_bench.eval.commands.main
+from examples import install
 
 TINY = ROOT / "tests" / "data" / "reference" / "tiny-sd"
 
@@ -22,12 +21,7 @@ TINY = ROOT / "tests" / "data" / "reference" / "tiny-sd"
 def test_the_example_runs_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A copy, as building leaves folders beside the source.
-    package = shutil.copytree(ROOT / "examples" / "my-editor", tmp_path / "my-editor")
-    site = tmp_path / "site"
-    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site]
-    subprocess.run([sys.executable, "-m", *install, package], check=True)
-    monkeypatch.syspath_prepend(str(site))
+    install("my-editor", tmp_path, monkeypatch)
 
     data, clip = write_dataset(tmp_path / "data", count=1), write_clip(tmp_path / "clip")
     arguments = ["--methods", "blend,blend:guidance=2", "--dataset", data, "--backbone", TINY, "--steps", 3]

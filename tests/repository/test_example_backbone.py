@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
 from run_helpers import write_clip
-from typer.testing import CliRunner
 
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.backbones.stable_diffusion import Pocket, StableDiffusion
-from cpam_bench.eval.commands.main import app
+from examples import call, install
 
 LABEL = "pocket-skip:skip=2"
 
 
-def call(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output or done.exception
-    return done.output
-
-
 def test_the_example_is_edited_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = shutil.copytree(ROOT / "examples" / "my-backbone", tmp_path / "my-backbone")
-    site = tmp_path / "site"
-    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site]
-    subprocess.run([sys.executable, "-m", *install, package], check=True)
-    monkeypatch.syspath_prepend(str(site))
+    install("my-backbone", tmp_path, monkeypatch)
 
     listed = call("backbones")
     assert "pocket-skip" in listed and "my-backbone 0.1.0" in listed and "sdxl" in listed

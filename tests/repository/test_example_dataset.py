@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import ROOT, TINY
+from paths import TINY
 from PIL import Image
 from run_helpers import picture, square, write_clip
 from typer.testing import CliRunner
 
 from cpam_bench.eval.commands.main import app
-
-
-def call(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output or done.exception
-    return done.output
+from examples import call, install
 
 
 def test_the_example_is_recognised_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = shutil.copytree(ROOT / "examples" / "my-dataset", tmp_path / "my-dataset")
-    site = tmp_path / "site"
-    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site]
-    subprocess.run([sys.executable, "-m", *install, package], check=True)
-    monkeypatch.syspath_prepend(str(site))
+    install("my-dataset", tmp_path, monkeypatch)
 
     data = tmp_path / "pictures"
     data.mkdir()

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from paths import ROOT
 from run_helpers import Brighten, editors, run_all, samples, square, write_clip
-from typer.testing import CliRunner
 
-from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.metrics.metric import facts
 from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.store.store import Store
+from examples import call, install
 
 LABELS = ["colour_shift", "colour_shift:region=inside"]
 
 
-def call(*arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output or done.exception
-    return done.output
-
-
 def test_the_example_is_measured_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = shutil.copytree(ROOT / "examples" / "my-metric", tmp_path / "my-metric")
-    site = tmp_path / "site"
-    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site]
-    subprocess.run([sys.executable, "-m", *install, package], check=True)
-    monkeypatch.syspath_prepend(str(site))
+    install("my-metric", tmp_path, monkeypatch)
 
     folder = tmp_path / "run"
     run_all(folder, editors(Brighten(), Brighten(20)), samples(2))
