@@ -31,7 +31,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of initialisation, batches and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     start: Annotated[
-        str | None, typer.Option(help="vae: begin from the autoencoder of this backbone (pocket or a folder).")
+        str | None, typer.Option(help="vae, unet: begin from the weights of this backbone (pocket or a folder).")
     ] = None,
 ) -> None:
     """Train a part of the next pocket world, or go on where it was stopped; the result lands in WORK.

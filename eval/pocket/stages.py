@@ -39,20 +39,22 @@ def train(
         settings: keywords for the trainer, ``steps`` and ``scenes`` as a rule.
         seed: of initialisation, batches and noise; the classifier's is the next one, so that it is a judge apart.
         device: cpu or cuda; the classifier is trained on the CPU.
-        start: for the autoencoder: the backbone whose autoencoder it begins from.
+        start: for the autoencoder and the denoiser: the backbone whose weights they begin from.
 
     Raises:
         UserError: the part needs another that is not trained.
     """
-    if part == "vae":
-        begin = None
-        if start is not None:
-            from cpam_bench.cpam.backbone import Backbone
+    begin = None
+    if start is not None and part in ("vae", "unet"):
+        from cpam_bench.cpam.backbone import Backbone
 
-            begin = Backbone.load(start).pipeline.vae
-        vae.train(work / "vae", **settings, seed=seed, device=device, start=begin).save_pretrained(work / "vae-trained")
+        begin = Backbone.load(start).pipeline
+    if part == "vae":
+        own = begin.vae if begin is not None else None
+        vae.train(work / "vae", **settings, seed=seed, device=device, start=own).save_pretrained(work / "vae-trained")
     elif part == "unet":
-        trained = unet.train(work / "unet", _autoencoder(work), _tokenizer(work), **settings, seed=seed, device=device)
+        parts = _autoencoder(work), _tokenizer(work)
+        trained = unet.train(work / "unet", *parts, **settings, seed=seed, device=device, start=begin)
         trained.save_pretrained(work / "unet-trained")
         put_together(work)
     elif part == "classifier":

@@ -37,7 +37,7 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(64, 96, 80, 48),  # wide where pairs and hats are laid out, narrow at 2 x 2
+        block_out_channels=(64, 80, 80, 80),
         layers_per_block=2,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers' name for the number of heads, as in SD 1.5's own configuration
@@ -110,6 +110,7 @@ def train(
     gamma: float = 5.0,
     seed: int = 0,
     device: str = "cpu",
+    start: StableDiffusionPipeline | None = None,
 ) -> StableDiffusionPipeline:
     """Noise prediction with min-SNR weighting (Hang et al. 2023), averaged weights, and dropped captions.
 
@@ -120,9 +121,14 @@ def train(
         folder: of the checkpoint and the log; the cache of latents lies beside it.
         drop: share of captions replaced by the null prompt, for classifier-free guidance.
         gamma: cap of the signal-to-noise ratio in the loss.
+        start: a trained backbone to begin from instead of random weights; its words are found by their spelling.
     """
     torch.manual_seed(seed)
-    unet, text = build_unet().to(device), build_text_encoder(tokenizer).to(device)
+    unet, text = build_unet(), build_text_encoder(tokenizer)
+    if start is not None:
+        unet.load_state_dict(start.unet.float().state_dict())
+        _take_words(text, tokenizer, start.text_encoder.float(), start.tokenizer)
+    unet, text = unet.to(device), text.to(device)
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.9995))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
@@ -164,6 +170,22 @@ def train(
         if step % 100 == 99:
             run.log(loss=float(np.mean(losses[-100:])), lr=group["lr"])
     return pipeline(vae, cast(nn.ModuleDict, average.module), tokenizer)
+
+
+@torch.no_grad()
+def _take_words(
+    text: CLIPTextModel, tokenizer: CLIPTokenizer, known: CLIPTextModel, known_tokenizer: CLIPTokenizer
+) -> None:
+    """Weights of a trained text encoder with another vocabulary; tokens that it lacks keep their random embedding."""
+    table = "embeddings.token_embedding.weight"
+    weights = known.state_dict()
+    name = next(key for key in weights if key.endswith(table))
+    rows, trained = text.state_dict()[name].clone(), weights[name]
+    ids = known_tokenizer.get_vocab()
+    for token, row in tokenizer.get_vocab().items():
+        if token in ids:
+            rows[row] = trained[ids[token]]
+    text.load_state_dict({**weights, name: rows})
 
 
 def from_checkpoint(folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
