@@ -321,7 +321,7 @@ class Task:
     """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
 
     ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it; ``tags`` are the data
-    set's own, each ``NAME`` or ``NAME=VALUE``.
+    set's own, each ``NAME`` or ``NAME=VALUE``; ``edited_words`` are a word of each prompt, where the data set has them.
     """
 
     id: str
@@ -337,6 +337,7 @@ class Task:
     mask_sha256: str | None = None
     truth_sha256: str | None = None
     tags: list[str] = field(default_factory=list, metadata={"optional": True})
+    edited_words: list[str] | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
