@@ -41,6 +41,7 @@ class DataSet:
         records: how many records it has, of which the run may edit some; None where that was not noted.
         left_out: sample or record -> why it could not be edited, where such are skipped.
         masks: whose the masks are, in words; None where there is nothing to say or it was not noted.
+        annotations: sha256 over its records alone, whatever their spacing; it tells a benchmark by what it asks for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DataSet:
     records: int | None = field(default=None, metadata={"optional": True})
     left_out: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
     masks: str | None = field(default=None, metadata={"optional": True})
+    annotations: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
