@@ -67,7 +67,7 @@ def test_prompts_are_looked_at(folder: Path) -> None:
     said = edited(folder, "--object-prompt", "dog", prompt="[猫]の写真")
     for words in ("square brackets", "the object prompt is not in the target prompt", "another script than Latin"):
         assert said.count(words) == 1
-    assert "prompt" not in edited(folder, "--overwrite").replace("--prompt", "")
+    assert "target prompt" not in edited(folder, "--overwrite")
 
 
 def test_what_cannot_be_edited_is_refused_before_anything_is_written(folder: Path) -> None:
