@@ -11,7 +11,7 @@ from torch import nn
 
 from cpam_bench.eval.metrics.classifier import Classifier
 from cpam_bench.eval.pocket.clip import small
-from cpam_bench.eval.pocket.training import Run, cosine, example
+from cpam_bench.eval.pocket.training import Run, cosine, example, half
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES
 from cpam_bench.imba.pocket.world import OBJECTS
 
@@ -56,7 +56,7 @@ def train(
         if rng.random() < 0.3:
             x = nn.functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         x = x + 0.05 * torch.randn_like(x)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half("cpu"):
             features = model.trunk(x)
             said = [head(features).float() for head in heads]
         loss = nn.functional.binary_cross_entropy_with_logits(said[0], things[chosen]) * len(names) / 2

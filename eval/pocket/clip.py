@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, cosine, example, pixels, world_digest
+from cpam_bench.eval.pocket.training import Run, cosine, example, half, pixels, world_digest
 from cpam_bench.imba.common.files import making
 from cpam_bench.imba.pocket.world import caption, sample_caption
 
@@ -108,7 +108,7 @@ def train(
         # Edits come back through an autoencoder: the score must not hang on fine texture or exact colour.
         x = (x + 0.03 * torch.randn_like(x)) * (1 + 0.1 * torch.randn(len(x), 1, 1, 1, device=device))
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             image_features, text_features, scale = model(x, ids)
         loss = criterion(image_features.float(), text_features.float(), scale.float())
         optimiser.zero_grad(set_to_none=True)

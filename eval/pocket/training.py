@@ -69,6 +69,16 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def learns_in_half(device: str) -> bool:
+    """Whether bfloat16 is computed by the device itself: a CPU without AVX-512 emulates it, twenty times slower."""
+    return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def half(device: str) -> torch.autocast:
+    """bfloat16 where the device computes in it (:func:`learns_in_half`), else float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=learns_in_half(device))
+
+
 def cosine(step: int, steps: int, warmup: int = 100, floor: float = 0.02) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine down to ``floor``."""
     if step < warmup:

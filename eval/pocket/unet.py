@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, example, to_tensor, trapezoid, world_digest
+from cpam_bench.eval.pocket.training import Run, example, half, learns_in_half, to_tensor, trapezoid, world_digest
 from cpam_bench.imba.common.files import making
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.pocket.world import picture, sample_caption
@@ -89,7 +89,7 @@ def latents(vae: AutoencoderKL, count: int, cache: Path, batch: int = 32) -> Ten
             parts = []
             for start in range(first, first + SHARD, batch):
                 pictures = np.stack([np.asarray(picture(example(i))) for i in range(start, start + batch)])
-                with torch.autocast("cpu", torch.bfloat16):
+                with half("cpu"):
                     mean = vae.encode(to_tensor(pictures)).latent_dist.mean
                 parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
             with making(path) as part, part.open("wb") as file:
@@ -135,8 +135,9 @@ def train(
     data = latents(vae, scenes, folder.parent).to(device)
     specifications = [example(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     alphas = scheduler().alphas_cumprod.to(device)
-    # In bfloat16 torch's fused attention spends on its CPU backward pass what the rest of the step takes together.
-    unet.set_attn_processor(AttnProcessor())
+    if device == "cpu" and learns_in_half(device):
+        # In bfloat16 torch's fused attention spends on its CPU backward pass what the rest of the step takes together.
+        unet.set_attn_processor(AttnProcessor())
     run = Run(folder, steps, seed, {"both": both, "average": average, "optimiser": optimiser})
     losses: list[float] = []
     for step, rng in run:
@@ -153,7 +154,7 @@ def train(
         timesteps = (strata * len(alphas)).long().to(device)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             predicted = unet(noisy, timesteps, text(ids)[0]).sample.float()
         snr = (alpha / (1 - alpha)).flatten()
         weight = snr.clamp(max=gamma) / snr

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cpam_bench.eval.metrics.perceptual import load_lpips
-from cpam_bench.eval.pocket.training import Run, examples, pixels, to_tensor, trapezoid
+from cpam_bench.eval.pocket.training import Run, examples, half, pixels, to_tensor, trapezoid
 from cpam_bench.imba.pocket.scenes import SIZE
 from cpam_bench.imba.pocket.world import picture
 
@@ -79,7 +79,7 @@ def train(
         scale, turns = 1.0, 0
         if rng.random() < equivariant:
             scale, turns = float(rng.choice(SCALES)), int(rng.integers(4))
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             posterior = model.encode(x).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
             z = altered(mean + deviation * torch.randn_like(mean), scale, turns)
@@ -154,7 +154,7 @@ def finish(
         for group in optimiser.param_groups:
             group["lr"] = lr * trapezoid(step, steps)
         x = to_tensor(images[np.sort(rng.integers(scenes, size=batch))]).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with half(device):
             with torch.no_grad():
                 mean = model.encode(x).latent_dist.mean.float()
             restored = model.decode(mean + spread * torch.randn_like(mean)).sample.float()
@@ -163,7 +163,7 @@ def finish(
         loss = l1 + 2 * (restored - x).square().mean() + lpips_weight * perceptual
         doubt = torch.zeros(())
         if step >= steps // 2:
-            with torch.autocast(device, torch.bfloat16):
+            with half(device):
                 real, false = critic(x).float(), critic(restored.detach()).float()
             doubt = (1 - real).relu().mean() + (1 + false).relu().mean()
             judging.zero_grad(set_to_none=True)
@@ -172,7 +172,7 @@ def finish(
             # The critic's first hundred opinions are worth nothing.
             if step >= steps // 2 + 100:
                 critic.requires_grad_(False)
-                with torch.autocast(device, torch.bfloat16):
+                with half(device):
                     loss = loss - adversarial * critic(restored).float().mean()
                 critic.requires_grad_(True)
         optimiser.zero_grad(set_to_none=True)
