@@ -74,8 +74,8 @@ class MasaCtrl(BesideSource):
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=3 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=3 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         control = self.control(sample, source)

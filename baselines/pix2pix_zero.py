@@ -116,7 +116,7 @@ class Pix2PixZero:
         """Hash of the bank's file."""
         return {"bank_sha256": hashlib.sha256(Path(self.bank).read_bytes()).hexdigest()} if self.bank else {}
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount(plain=4 * steps - (0 if self.all_steps else 2), gradient=2 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

@@ -172,8 +172,8 @@ class CPAM(BesideSource):
     def __post_init__(self) -> None:
         require_types(self)
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=3 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=3 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         """Algorithm 1.
@@ -294,6 +294,9 @@ class CPAMRelease(CPAM):
         "inverted", "where a removed object was, begin with a continuation of the background, or as inverted", "paper"
     )
     remove_hold: bool = parameter(False, "outside a removed object, keep the source's latents at every step", "paper")
+
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return super().lanes(steps, family) if family == "sd1" else LaneCount(plain=4 * steps)  # inverts on its own
 
     def path(self, source: Source, seed: int) -> Trajectory:
         backbone = source.backbone

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cpam_bench.imba.common import remote
 from cpam_bench.imba.common.files import sweep, write_atomic
-from cpam_bench.imba.common.hashes import digest
+from cpam_bench.imba.common.hashes import digest, records_hash
 from cpam_bench.imba.common.names import shown
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
@@ -91,12 +91,16 @@ def fetch_published(
                 say(f"{error}; it will be missing")
             except UserError as error:
                 raise UserError(_elsewhere(str(error))) from error
-            if "records_sha256" in known:
-                records = json.dumps(read_records(path, path), sort_keys=True).encode()
-                if hashlib.sha256(records).hexdigest() != known["records_sha256"]:
-                    path.unlink()
-                    raise UserError(_elsewhere(f"{url} holds other records than were published"))
+            if "records_sha256" in known and records_hash(read_records(path, path)) != known["records_sha256"]:
+                path.unlink()
+                raise UserError(_elsewhere(f"{url} holds other records than were published"))
     return root / "tedbench", root / "annotations" / "data.json"
+
+
+def published_annotations() -> str:
+    """sha256 over the authors' records, as :func:`cpam_bench.imba.common.hashes.records_hash` has it."""
+    listed = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return str(listed["annotations"]["files"]["data.json"]["records_sha256"])
 
 
 def _elsewhere(trouble: str) -> str:

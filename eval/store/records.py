@@ -41,6 +41,7 @@ class DataSet:
         records: how many records it has, of which the run may edit some; None where that was not noted.
         left_out: sample or record -> why it could not be edited, where such are skipped.
         masks: whose the masks are, in words; None where there is nothing to say or it was not noted.
+        annotations: sha256 over its records alone, whatever their spacing; it tells a benchmark by what it asks for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DataSet:
     records: int | None = field(default=None, metadata={"optional": True})
     left_out: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
     masks: str | None = field(default=None, metadata={"optional": True})
+    annotations: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -321,7 +323,7 @@ class Task:
     """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
 
     ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it; ``tags`` are the data
-    set's own, each ``NAME`` or ``NAME=VALUE``.
+    set's own, each ``NAME`` or ``NAME=VALUE``; ``edited_words`` are a word of each prompt, where the data set has them.
     """
 
     id: str
@@ -337,6 +339,7 @@ class Task:
     mask_sha256: str | None = None
     truth_sha256: str | None = None
     tags: list[str] = field(default_factory=list, metadata={"optional": True})
+    edited_words: list[str] | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
