@@ -198,42 +198,32 @@ def commands(samples: int) -> dict[str, Any]:
 
 
 def figure(found: dict[str, Any], out: Path) -> None:
+    """Draw what has been measured so far; runs of one command that was stopped lack some."""
     from matplotlib.figure import Figure
 
     drawn = Figure((13, 6.4), layout="constrained")
     axes = list(drawn.subplots(2, 3).flat)
-    if "edits" in found:
-        made = found["edits"]
-        for axis, (what, unit) in zip(axes, (("samples", ""), ("methods", ""), ("edge", " px")), strict=False):
-            runs = made["runs"][what]
+    made, runs = found.get("edits", {}), found.get("edits", {}).get("runs", {})
+    for axis, what in zip(axes, ("samples", "edge", "methods", "workers"), strict=False):
+        axis.set(xlabel=f"{what}, px" if what == "edge" else what, ylabel="processor's seconds an edit")
+        measured = runs.get(what, [])
+        axis.plot([run[what] for run in measured], [run["seconds_an_edit"] for run in measured], "o-", label="measured")
+        if what != "workers" and "constant_an_edit" in made:
             modelled = [
-                run["lanes"] * made["seconds_a_lane"][str(run["edge"])]
-                + run["samples"] * run["methods"] * made["constant_an_edit"][str(run["edge"])]
-                for run in runs
+                run["lanes"] / run["samples"] / run["methods"] * made["seconds_a_lane"][str(run["edge"])]
+                + made["constant_an_edit"][str(run["edge"])]
+                for run in measured
             ]
-            edits = [run["samples"] * run["methods"] for run in runs]
-            places = [run[what] for run in runs]
-            axis.plot(places, [run["seconds_an_edit"] for run in runs], "o-", label="measured")
-            axis.plot(places, [s / n for s, n in zip(modelled, edits, strict=True)], "--", label="lanes and a constant")
-            axis.set(xlabel=what + unit, ylabel="seconds an edit", ylim=(0, None))
-            if what != "methods":
-                axis.set_xscale("log", base=2)
-            axis.legend()
-        axis = axes[3]
-        workers = made["runs"]["workers"]
-        axis.bar([str(run["workers"]) for run in workers], [run["seconds_an_edit"] for run in workers])
-        axis.set(xlabel="workers", ylabel="seconds an edit, start included")
-    if "commands" in found:
-        kept = axes[-2:]
-        for axis, what, name in (
-            (kept[0], "seconds", "seconds"),
-            (kept[1], "memory_mib", "memory beside its start, MiB"),
-        ):
-            for command in found["commands"][0]["commands"]:
-                points = [(run["edits"], run["commands"][command][what]) for run in found["commands"]]
-                axis.plot(*zip(*points, strict=True), "o-", label=command)
-            axis.set(xlabel="edits in the run", ylabel=name, xlim=(0, None), ylim=(0, None))
-            axis.legend()
+            axis.plot([run[what] for run in measured], modelled, "--", label="lanes and a constant")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    for axis, what, name in zip(axes[-2:], ("seconds", "memory_mib"), ("processor's seconds", "MiB"), strict=True):
+        for command in ("resume", "status", "leaderboard", "verify", "report"):
+            points = [(run["edits"], run["commands"][command][what]) for run in found.get("commands", [])]
+            points = [point for point in points if point[1] is not None]
+            axis.plot([edits for edits, _ in points], [value for _, value in points], "o-", label=command)
+        axis.set(xlabel="edits in the run", ylabel=name, xlim=(0, None), ylim=(0, None))
+        axis.legend()
     drawn.savefig(out, dpi=90)
 
 
