@@ -207,6 +207,7 @@ def figure(found: dict[str, Any], out: Path) -> None:
     for axis, what in zip(axes, ("samples", "edge", "methods", "workers"), strict=False):
         axis.set(xlabel=f"{what}, px" if what == "edge" else what, ylabel="processor's seconds an edit")
         measured = runs.get(what, [])
+        axis.set_visible(bool(measured))
         axis.plot([run[what] for run in measured], [run["seconds_an_edit"] for run in measured], "o-", label="measured")
         if what != "workers" and "constant_an_edit" in made:
             modelled = [
