@@ -17,11 +17,12 @@ from cpam_bench.imba.common import remote
 from cpam_bench.imba.common.files import sweep, write_atomic
 from cpam_bench.imba.common.hashes import digest, records_hash
 from cpam_bench.imba.common.names import shown
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
 from cpam_bench.imba.layouts.release import MASKS, WHOSE, mask_name, read_records
 from cpam_bench.imba.layouts.table import CONFIG
-from cpam_bench.imba.pictures import SUFFIXES, is_regular
+from cpam_bench.imba.pictures import DAMAGE, SUFFIXES, is_regular
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
@@ -189,7 +190,7 @@ def _drawn_on(picture: Path, mask: str) -> bool:
     try:
         with Image.open(picture) as opened:
             return bool(list(opened.size) == json.loads(record.read_text(encoding="utf-8"))["size"])
-    except OSError:  # a damaged picture, which validate names
+    except DAMAGE:  # a damaged picture, which validate names
         return False
 
 
@@ -212,7 +213,7 @@ def publish(out: Path, plan: Mapping[str, Path | bytes]) -> None:
             continue
         if name not in plan:
             raise UserError(f"{out} is not empty: {name} is no part of this build. Give a new or empty folder.")
-        if path.is_symlink() or path.read_bytes() != _contents(plan[name]):
+        if path.is_symlink() or not is_regular(path) or path.read_bytes() != _contents(plan[name]):
             raise UserError(f"{out} holds another build: {name} differs. Give a new or empty folder.")
     for name, source in plan.items():
         if not (out / name).exists():
@@ -223,7 +224,7 @@ def _contents(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        return get(source)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}). Check its permissions.") from error
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cpam_bench.imba.common.hashes import are_pocket
 from cpam_bench.imba.common.names import cleared, distinct, shown, without_places
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.kinds import Altered, Kind
 
 log = logging.getLogger(__name__)
@@ -374,7 +375,7 @@ def load(path: Path) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        return json.loads(get(path).decode(), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -28,6 +28,7 @@ from cpam_bench.eval.metrics.metric import PROTOCOLS
 from cpam_bench.eval.report.export import export
 from cpam_bench.eval.report.page import write_report
 from cpam_bench.eval.study.table3 import runs_of
+from cpam_bench.eval.tables.model import Table
 from cpam_bench.eval.tables.pie_bench import METRICS as PIE_METRICS
 from cpam_bench.eval.tables.pie_bench import pie_bench_beside
 from cpam_bench.eval.tables.published import PAPER, match, published
@@ -577,3 +578,9 @@ def test_tau_and_units_of_a_run_of_pie_bench(tmp_path: Path) -> None:
 def test_a_run_without_the_seven_is_told_how_to_measure_them(run: Path) -> None:
     with pytest.raises(UserError, match="no structure_distance; measure it .* --protocol pie-bench"):
         invoke("pie-bench", run)
+
+
+def test_formulas_are_escaped_in_csv() -> None:
+    data = pd.DataFrame({"method": ["=1+1", "a"], "change": [-1.5, 2.0]})
+    table = Table(2, "", [], ["Method", "Change"], [], [], data)
+    assert render(table, "csv") == "method,change\n'=1+1,-1.5\na,2.0\n"
