@@ -52,8 +52,8 @@ class DiffEdit:
         if self.maps < 1 or self.threshold_ratio <= 0:
             raise ValueError("maps is 1 or more, and threshold_ratio above 0")
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=2 * (int(self.strength * steps) + (0 if self.masked else self.maps)))
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=2 * (int(self.strength * steps) + (0 if self.masked else self.maps)), shared=True)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         backbone = source.backbone

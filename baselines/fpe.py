@@ -57,8 +57,8 @@ class FPE(BesideSource):
         "edit_real.ipynb, ref_intermediate_latents",
     )
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=3 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=3 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         control = SelfAttentionControl(int(self.replace * source.steps), tokens_at(source.latents, 2))

@@ -75,7 +75,7 @@ class Imagic:
         if self.embedding_steps < 0 or self.model_steps < 0:
             raise ValueError("embedding_steps and model_steps are 0 or more")
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount(plain=2 * steps, trained=self.embedding_steps + self.model_steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

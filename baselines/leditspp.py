@@ -109,7 +109,7 @@ class LEditsPP:
         if not (0 < self.threshold < 1 and 0 <= self.skip < 1):
             raise ValueError("threshold is in (0, 1), and skip in [0, 1)")
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount(plain=3 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

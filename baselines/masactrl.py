@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, parameter, source_mask
-from cpam_bench.cpam.preservation import Region, from_source, region
-from cpam_bench.cpam.sampling import SOURCE, Branch
+from cpam_bench.cpam.preservation import TARGETS, Region, from_source, put, regions, taken
+from cpam_bench.cpam.sampling import Branch
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.sample import Sample
 
@@ -36,19 +36,18 @@ class MutualControl(AttentionControl):
         if self.step < self.start_step or layer < self.start_layer:
             return scaled_dot_product_attention(q, k, v)
         output = torch.empty_like(q)
-        output[SOURCE] = scaled_dot_product_attention(q[SOURCE], k[SOURCE], v[SOURCE])
-        targets = q[SOURCE + 1 :]
+        output[:TARGETS] = scaled_dot_product_attention(q[:TARGETS], k[:TARGETS], v[:TARGETS])
+        targets = q[TARGETS:]
         if self.mask is None:
-            everything = torch.arange(k.shape[2], device=k.device)
-            output[SOURCE + 1 :] = from_source(targets, k, v, everything)
+            output[TARGETS:] = from_source(targets, k, v)
             return output
         tokens = q.shape[2]
         if tokens not in self._regions:
-            self._regions[tokens] = region(self.mask, self.mask, tokens)
+            self._regions |= regions(self.mask, self.mask, [tokens])
         sides = self._regions[tokens]
         for queries, keys in ((sides.inside, sides.object_keys), (sides.outside, sides.background_keys)):
             if len(queries):
-                output[SOURCE + 1 :, :, queries] = from_source(targets[:, :, queries], k, v, keys)
+                put(output[TARGETS:], queries, from_source(taken(targets, queries), k, v, keys))
         return output
 
 
@@ -75,8 +74,8 @@ class MasaCtrl(BesideSource):
     )
     masked: bool = parameter(False, "mask-guided: object and background attend apart", "MutualSelfAttentionControlMask")
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=3 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=3 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         control = self.control(sample, source)

@@ -210,7 +210,7 @@ class P2P(BesideSource):
     blend_start: float = parameter(0.2, "share of the steps before blending", f"{NULL_TEXT}, LocalBlend, start_blend")
     blend_threshold: float = parameter(0.3, "cut of the scaled attention, in [0, 1]", f"{NULL_TEXT}, LocalBlend, th")
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         plain, gradient = 4 * steps, 0  # its own inversion, and the edit
         if self.inversion == "null-text" or (self.inversion == "ddim" and not self.trajectory):
             plain += 2 * steps

@@ -22,6 +22,7 @@ from cpam_bench.cpam.diffusion import ddim
 from cpam_bench.cpam.editing import Capabilities, LaneCount, generator, parameter, source_caption
 from cpam_bench.cpam.source import Source
 from cpam_bench.cpam.text import Text
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.sample import Sample
 
@@ -114,9 +115,9 @@ class Pix2PixZero:
 
     def inputs(self, sample: Sample) -> dict[str, str]:
         """Hash of the bank's file."""
-        return {"bank_sha256": hashlib.sha256(Path(self.bank).read_bytes()).hexdigest()} if self.bank else {}
+        return {"bank_sha256": hashlib.sha256(get(Path(self.bank))).hexdigest()} if self.bank else {}
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount(plain=4 * steps - (0 if self.all_steps else 2), gradient=2 * steps)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
@@ -291,7 +292,7 @@ def read_bank(path: str | None) -> tuple[list[str], list[str]]:
     if path is None:
         return list(TEMPLATES), list(TEMPLATES)
     try:
-        banks = json.loads(Path(path).read_text(encoding="utf-8"))
+        banks = json.loads(get(Path(path)))
         source, target = banks["source"], banks["target"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'bank {path} cannot be read as {{"source": [...], "target": [...]}}: {error}') from error

@@ -105,10 +105,10 @@ class PnP(BesideSource):
         if self.inversion_steps < 0:
             raise ValueError("inversion_steps is 0 or more")
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         own = self.inversion_steps or steps
-        inverted = 0 if own == steps and not self.caption else own
-        return LaneCount(plain=inverted + (3 if self.trajectory else 4) * steps)
+        shared = own == steps and not self.caption
+        return LaneCount(plain=(0 if shared else own) + (3 if self.trajectory else 4) * steps, shared=shared)
 
     def branches(self, samples: Sequence[Sample], sources: Sequence[Source], seeds: Sequence[int]) -> list[Branch]:
         """See :class:`InjectingControl`.

@@ -26,7 +26,7 @@ class Identity:
     reference: ClassVar[str] = "the source image, resized as every editor sees it"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount()
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
@@ -43,8 +43,8 @@ class Reconstruction:
     reference: ClassVar[str] = "DDIM inversion, Song et al., ICLR 2021"
     capabilities: ClassVar[Capabilities] = Capabilities(caption_free=True)
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=steps, shared=True)
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:
         return self.edit_many([sample], [source], [seed])[0]
@@ -69,8 +69,8 @@ class DDIM(BesideSource):
 
     guidance: float = parameter(7.5, "scale of classifier-free guidance", "CPAM, Section 5.1")
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=2 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=2 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         return Branch(source.trajectory, sample.target_prompt, self.guidance)

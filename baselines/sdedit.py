@@ -39,7 +39,7 @@ class SDEdit:
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength is in (0, 1], not {self.strength:g}")
 
-    def lanes(self, steps: int) -> LaneCount:
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
         return LaneCount(plain=2 * int(self.strength * steps))
 
     def edit(self, sample: Sample, source: Source, seed: int) -> Image.Image:

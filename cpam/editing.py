@@ -39,11 +39,13 @@ class LaneCount:
         plain: without a gradient.
         gradient: with a gradient to latents or an embedding, through the backbone's own weights.
         trained: with one to the weights of a float32 copy of the denoiser.
+        shared: whether it also stands on the inversion that all methods of a run share, which is not counted here.
     """
 
     plain: int = 0
     gradient: int = 0
     trained: int = 0
+    shared: bool = False
 
 
 class Editor(Protocol):
@@ -111,8 +113,13 @@ class TellsMask(Protocol):
 class TellsLanes(Protocol):
     """An editor that tells what an edit costs before it is made, which the plan of ``cpam-bench reproduce`` reads."""
 
-    def lanes(self, steps: int) -> LaneCount:
-        """What the denoiser is shown for an edit in so many steps, at most, but for the inversion that all share."""
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        """What the denoiser is shown for an edit, at most, but for the inversion that all share.
+
+        Args:
+            steps: of the run.
+            family: of the backbone: ``sd1``, ``sd2`` or ``sdxl``.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ from cpam_bench.cpam.editing import BesideSource, Capabilities, LaneCount, gener
 from cpam_bench.cpam.inversion import Trajectory, invert
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import Shape, target_mask
-from cpam_bench.cpam.preservation import Region, preserve, region
+from cpam_bench.cpam.preservation import Region, preserve, regions
 from cpam_bench.cpam.refinement import Refinement, enlarge
 from cpam_bench.cpam.removal import Hole
 from cpam_bench.cpam.sampling import Branch, sample_together
@@ -88,7 +88,8 @@ class PreservingControl(AttentionControl):
             refined = self.refinement.collect(q, k, layer, self.step)
             if refined is not None:
                 self.mask_target = enlarge(refined, (self.mask_source.shape[0], self.mask_source.shape[1]))
-                self._regions.clear()
+                # What has been at so many layers is needed at them again, and is waited for together.
+                self._regions = self._found(list(self._regions) or [q.shape[2]])
         if not self.localization:
             return scaled_dot_product_attention(q, k, v)
         return localize(q, k, v, self._region(q.shape[2]))
@@ -101,9 +102,12 @@ class PreservingControl(AttentionControl):
 
     def _region(self, tokens: int) -> Region:
         if tokens not in self._regions:
-            background = self.mask_source if self.outside == "source" else self.mask_target
-            self._regions[tokens] = region(background, self.mask_target, tokens)
+            self._regions |= self._found([tokens])
         return self._regions[tokens]
+
+    def _found(self, sizes: list[int]) -> dict[int, Region]:
+        background = self.mask_source if self.outside == "source" else self.mask_target
+        return regions(background, self.mask_target, sizes)
 
     def _runs_as_usual(self, layer: int) -> bool:
         # Seeded by step and layer rather than by the order of calls, so that nothing else can shift the draw.
@@ -168,8 +172,8 @@ class CPAM(BesideSource):
     def __post_init__(self) -> None:
         require_types(self)
 
-    def lanes(self, steps: int) -> LaneCount:
-        return LaneCount(plain=3 * steps)
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return LaneCount(plain=3 * steps, shared=True)
 
     def branch(self, sample: Sample, source: Source, seed: int) -> Branch:
         """Algorithm 1.
@@ -290,6 +294,9 @@ class CPAMRelease(CPAM):
         "inverted", "where a removed object was, begin with a continuation of the background, or as inverted", "paper"
     )
     remove_hold: bool = parameter(False, "outside a removed object, keep the source's latents at every step", "paper")
+
+    def lanes(self, steps: int, family: str = "sd1") -> LaneCount:
+        return super().lanes(steps, family) if family == "sd1" else LaneCount(plain=4 * steps)  # inverts on its own
 
     def path(self, source: Source, seed: int) -> Trajectory:
         backbone = source.backbone

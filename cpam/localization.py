@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cpam_bench.cpam.preservation import Region
+from cpam_bench.cpam.preservation import Region, put, taken
 from cpam_bench.cpam.sampling import NULL, TEXT
 
 
@@ -19,6 +19,7 @@ def localize(q: Tensor, k: Tensor, v: Tensor, region: Region) -> Tensor:
     """
     output = scaled_dot_product_attention(q, k, v)
     if len(region.outside):
-        outside = q[TEXT][:, region.outside]
-        output[TEXT, :, region.outside] = scaled_dot_product_attention(outside, k[NULL], v[NULL])
+        text, null = slice(TEXT, TEXT + 1), slice(NULL, NULL + 1)
+        outside = taken(q[text], region.outside)
+        put(output[text], region.outside, scaled_dot_product_attention(outside, k[null], v[null]))
     return output

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 
 from cpam_bench.imba.common import hub
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 
 INDEX = "model_index.json"
@@ -144,7 +145,7 @@ def read_json(path: Path, name: str) -> Mapping[str, Any]:
         UserError: it is missing, empty, damaged, or no object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(get(path))
     except FileNotFoundError as error:
         raise UserError(f"backbone {name!r} has no {path.parent.name}/{path.name}; its folder is not whole") from error
     except (OSError, ValueError) as error:

@@ -15,13 +15,14 @@ from PIL import Image
 
 from cpam_bench.imba.common import remote
 from cpam_bench.imba.common.files import sweep, write_atomic
-from cpam_bench.imba.common.hashes import digest
+from cpam_bench.imba.common.hashes import digest, records_hash
 from cpam_bench.imba.common.names import shown
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.layouts.layout import unsafe
 from cpam_bench.imba.layouts.release import MASKS, WHOSE, mask_name, read_records
 from cpam_bench.imba.layouts.table import CONFIG
-from cpam_bench.imba.pictures import SUFFIXES, is_regular
+from cpam_bench.imba.pictures import DAMAGE, SUFFIXES, is_regular
 
 RENAMED = {"two_birds": "bird-g83440b9c4_1920"}
 """Stem of an image in IMBA -> its stem in TEdBench, where the two differ."""
@@ -91,12 +92,16 @@ def fetch_published(
                 say(f"{error}; it will be missing")
             except UserError as error:
                 raise UserError(_elsewhere(str(error))) from error
-            if "records_sha256" in known:
-                records = json.dumps(read_records(path, path), sort_keys=True).encode()
-                if hashlib.sha256(records).hexdigest() != known["records_sha256"]:
-                    path.unlink()
-                    raise UserError(_elsewhere(f"{url} holds other records than were published"))
+            if "records_sha256" in known and records_hash(read_records(path, path)) != known["records_sha256"]:
+                path.unlink()
+                raise UserError(_elsewhere(f"{url} holds other records than were published"))
     return root / "tedbench", root / "annotations" / "data.json"
+
+
+def published_annotations() -> str:
+    """sha256 over the authors' records, as :func:`cpam_bench.imba.common.hashes.records_hash` has it."""
+    listed = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return str(listed["annotations"]["files"]["data.json"]["records_sha256"])
 
 
 def _elsewhere(trouble: str) -> str:
@@ -185,7 +190,7 @@ def _drawn_on(picture: Path, mask: str) -> bool:
     try:
         with Image.open(picture) as opened:
             return bool(list(opened.size) == json.loads(record.read_text(encoding="utf-8"))["size"])
-    except OSError:  # a damaged picture, which validate names
+    except DAMAGE:  # a damaged picture, which validate names
         return False
 
 
@@ -208,7 +213,7 @@ def publish(out: Path, plan: Mapping[str, Path | bytes]) -> None:
             continue
         if name not in plan:
             raise UserError(f"{out} is not empty: {name} is no part of this build. Give a new or empty folder.")
-        if path.is_symlink() or path.read_bytes() != _contents(plan[name]):
+        if path.is_symlink() or not is_regular(path) or path.read_bytes() != _contents(plan[name]):
             raise UserError(f"{out} holds another build: {name} differs. Give a new or empty folder.")
     for name, source in plan.items():
         if not (out / name).exists():
@@ -219,7 +224,7 @@ def _contents(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        return get(source)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}). Check its permissions.") from error
 

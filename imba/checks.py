@@ -141,7 +141,7 @@ class Look:
             what = "the image carries a rotation (EXIF), which is not applied"
             yield warn(what, "Save it upright if it shows lying, and its mask with it")
         if facts.taken:
-            yield warn(f"the image {facts.taken}", "Save it as 8-bit RGB if that is not what you want")
+            yield warn(f"the image {facts.taken}", "Save it as PNG in 8-bit RGB if that is not what you want")
 
     def _truth(self, sample: Sample) -> Iterator[Problem]:
         if sample.truth is None:
@@ -175,6 +175,9 @@ class Look:
             if size == (height, width) and isinstance(facts, _Facts) and facts.rotation >= 5:
                 what = f"the mask is {width} x {height} pixels, as its image is when it is turned upright (EXIF)"
                 yield say("error", what, "Save both upright, without the rotation; do not resize the mask")
+            elif size == (height, width):
+                what = f"the mask is {width} x {height} pixels, and its image the other way round"
+                yield say("error", what, "Turn the one that lies on its side; do not resize the mask")
             else:
                 what = f"the mask is {width} x {height} pixels, its image is not"
                 yield say("error", what, "Resize the mask to the image's size, with nearest neighbour")

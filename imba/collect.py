@@ -219,7 +219,9 @@ def _locked(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"{root} cannot be written ({error.strerror}). Give a folder that can.") from error
+        raise UserError(
+            f"{error.filename or root} cannot be written ({error.strerror}). Give a folder that can."
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

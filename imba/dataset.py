@@ -15,7 +15,7 @@ from PIL import Image
 
 from cpam_bench.imba.checks import Look, words
 from cpam_bench.imba.common.files import encode_png
-from cpam_bench.imba.common.hashes import are_pocket, digest
+from cpam_bench.imba.common.hashes import are_pocket, digest, records_hash
 from cpam_bench.imba.common.labels import canonical
 from cpam_bench.imba.common.remote import fetch
 from cpam_bench.imba.errors import UserError
@@ -55,6 +55,7 @@ class Dataset:
         left_out: id of a sample, or place of a record that became none, -> why it is not among the samples
             (:meth:`complete`).
         masks: whose masks these are, in words; empty where they come with the data, as pocket's, or nothing is known.
+        annotations: sha256 over the records alone, which tells a benchmark by what it asks for.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Dataset:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     masks: str = ""
+    annotations: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -142,6 +144,7 @@ class Dataset:
             "retain_object": flag,
             "several_objects": flag,
             "tags": datasets.List(text),
+            "edited_words": datasets.List(text),
         }
         rows = []
         columns = [field.name for field in dataclasses.fields(Sample) if field.name not in ("fit", "frame")]
@@ -151,6 +154,7 @@ class Dataset:
             row["mask"] = mask and {"bytes": encode_png(mask), "path": None}
             row["mask_origin"] = sample.mask_origin and sample.mask_origin.model_dump_json()
             row["tags"] = list(sample.tags)
+            row["edited_words"] = sample.edited_words and list(sample.edited_words)
             for name in ("image", "truth"):
                 if isinstance(row[name], Image.Image):
                     row[name] = {"bytes": encode_png(row[name]), "path": None}
@@ -201,6 +205,7 @@ def load(name_or_path: str | Path, layout: str | None = None, threshold: int | N
         seen.why,
         content.facts,
         masks=_whose_masks(folder, content, files) if made.name == Release.name else "",
+        annotations=records_hash(content.records),
     )
 
 

@@ -7,10 +7,12 @@ bits and floating point are scaled by their range, so that grey stays grey.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import stat
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ with contextlib.suppress(ImportError):  # where it is installed, pictures of iPh
 
 # Pillow tells Python's own log of odd metadata, which says nothing to a user; its size limit is ours, below.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Extensions under which pictures are looked for."""
@@ -38,11 +41,31 @@ MAX_PIXELS = 64_000_000
 
 _ORIENTATION = 0x0112  # EXIF tag
 
-# Pillow raises any of these on damage, depending on the format and on where the file breaks off.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises of a picture that is damaged, or is none: any of these, depending on the format and the place."""
 
 _SEVERAL = "several pictures"
 """Key of a decoded picture's ``info``: whether its file holds more than one."""
+
+_UPRIGHT = "upright"
+"""Key of a decoded picture's ``info``: whether its file is HEIC, which no library gives as it is stored."""
+
+_TURNED = "turned"
+"""Key of a decoded TIFF's ``info``: the orientation by which Pillow has turned it."""
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -68,16 +91,16 @@ def read_picture(path: Path, what: str) -> Image.Image:
             )
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
-                raise UserError(_too_large(what, path, f"{file.width} x {file.height} pixels"))
+                raise UserError(f"{what} {path} {too_large(f'{file.width} x {file.height} pixels')}. Make it smaller.")
             several = getattr(file, "n_frames", 1) > 1 and file.format != "MPO"  # phones add a preview to a JPEG
-            file.load()
-            picture = file.copy()
-            picture.info[_SEVERAL] = several
+            picture = _as_stored(file).copy()
+            picture.info[_SEVERAL], picture.info[_UPRIGHT] = several, file.format == "HEIF"
             return picture
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
-        raise UserError(_too_large(what, path, f"{pixels[0] if pixels else 'too many'} pixels")) from error
-    except _DAMAGE as error:
+        size = f"{pixels[0] if pixels else 'too many'} pixels"
+        raise UserError(f"{what} {path} {too_large(size)}. Make it smaller.") from error
+    except DAMAGE as error:
         raise UserError(_unreadable(what, path, error)) from error
 
 
@@ -88,14 +111,35 @@ def decoded(picture: Image.Image, what: str) -> Image.Image:
         UserError: it is damaged.
     """
     try:
-        picture.load()
-    except _DAMAGE as error:
+        return _as_stored(picture)
+    except DAMAGE as error:
         raise UserError(f"{what} is damaged or cut short ({error}). Fetch the data set again.") from error
-    return picture
 
 
-def _too_large(what: str, path: Path, size: str) -> str:
-    return f"{what} {path} has {size}, more than the {MAX_PIXELS:,} that are read. Make it smaller."
+def _as_stored(file: Image.Image) -> Image.Image:
+    """A picture's pixels as they are stored, decoded; Pillow turns TIFF files, and no others, by their orientation."""
+    turn = file.info.get(_TURNED) or orientation(file)
+    file.load()
+    if orientation(file) == turn:
+        return file
+    file.info[_TURNED] = turn
+    stored = file.transpose(_TURNS[_BACK.get(turn, turn)])
+    exif = Image.Exif()
+    exif[_ORIENTATION] = turn
+    stored.info = {**file.info, "exif": exif.tobytes()}
+    return stored
+
+
+def too_large(size: str) -> str:
+    """What is said of a picture of more than :data:`MAX_PIXELS`."""
+    return f"has {size}, more than the {MAX_PIXELS:,} that are read"
+
+
+def unread_heic(head: bytes) -> str:
+    """What is said of a file that begins like HEIC, where that is not read; else nothing."""
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIC or "HEIF" in Image.OPEN:
+        return ""
+    return "is HEIC, which Pillow alone does not read. Save it as PNG or JPEG, or: pip install pillow-heif"
 
 
 def _unreadable(what: str, path: Path, error: Exception) -> str:
@@ -103,15 +147,15 @@ def _unreadable(what: str, path: Path, error: Exception) -> str:
         return f"{what} {path} cannot be read ({error.strerror}). Check its permissions."
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(16)
-        if head[4:8] == b"ftyp" and head[8:12] in _HEIC and "HEIF" not in Image.OPEN:
-            return (
-                f"{what} {path} is HEIC, which Pillow alone does not read. Save it as PNG or JPEG, or: pip install"
-                " pillow-heif"
-            )
+        if words := unread_heic(head):
+            return f"{what} {path} {words}"
         if not head:
             return f"{what} {path} cannot be read: it is empty. Fetch it again."
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return f"{what} {path} cannot be read: it is damaged, cut short or not a picture ({reason}). Fetch it again."
+    return (
+        f"{what} {path} cannot be read: it is damaged, cut short or not a picture ({reason}). Fetch it again, or"
+        " save it as PNG."
+    )
 
 
 def is_regular(path: Path) -> bool:
@@ -153,7 +197,7 @@ def orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, or none that can be read."""
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
+    except DAMAGE:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -164,7 +208,7 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
     try:
         return ImageOps.exif_transpose(picture)
-    except _DAMAGE:  # what else the block holds cannot be written back
+    except DAMAGE:  # what else the block holds cannot be written back
         turned = picture.copy()
         turned.info = {}
         method = _TURNS[orientation(picture)]
@@ -180,10 +224,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""EXIF orientation -> what turns the stored pixels upright."""
+
+_BACK = {6: 8, 8: 6}
+"""The orientations that are not undone by themselves, and by what they are."""
 
 
 def taken(picture: Image.Image) -> str | None:
     """What was taken of a picture that is more than 8-bit RGB or grey, in words; None if there is nothing to say."""
+    if picture.info.get(_UPRIGHT):
+        return "is HEIC: it is taken turned upright, as viewers show it, whatever is stored"
     if picture.info.get(_SEVERAL):
         return "is animated, or holds several pictures: the first is taken"
     if picture.mode == "CMYK":

@@ -33,7 +33,7 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "hub", f"{hub.endpoint()} answers" if why is None else f"{hub.endpoint()} cannot be reached: {why}"
     room = free(hub.cache())
     yield "room", f"{room:.0f} GB for weights in {hub.cache()}, {free(Path.cwd()):.0f} GB for runs in {Path.cwd()}"
-    backbones = [of_backbone(name) for name in ("pocket", "sd15")]
+    backbones = [of_backbone(name) for name in ("pocket", "sd15", "sd14", "sd21", "sdxl")]
     clips = [of_clip(name) for name in ("pocket", "ViT-L-14/openai")]
     captioner, sam, clipseg = of_hub("captioner", CAPTIONER), of_hub("SAM", SAM), of_hub("CLIPSeg", CLIPSEG)
     yield "backbones", "; ".join(map(str, backbones))

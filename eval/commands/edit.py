@@ -118,9 +118,10 @@ def edit(
     """
     from cpam_bench.eval.methods import from_file as method_files
     from cpam_bench.eval.methods import registry
+    from cpam_bench.imba.checks import words
     from cpam_bench.imba.common.labels import split
     from cpam_bench.imba.masking import operations
-    from cpam_bench.imba.pictures import read_picture, to_rgb, upright
+    from cpam_bench.imba.pictures import read_picture, taken, to_rgb, upright
     from cpam_bench.imba.problems import shown
 
     # Everything that can be wrong without a model comes first.
@@ -136,7 +137,8 @@ def edit(
         raise UserError("--raw is the model's square, and --original-size the picture's size: give one of them")
     polygons = [_points(text, "--polygon") for text in polygon or ()]
     strokes = [_points(text, "--stroke") for text in stroke or ()]
-    picture = to_rgb(upright(read_picture(image, "picture")))
+    stored = read_picture(image, "picture")
+    picture = to_rgb(upright(stored))
     targets = _targets(out, editors)
     if not overwrite and (there := [path for path in targets.values() if path.exists()]):
         raise UserError(f"{there[0]} is there already; give another --out, or --overwrite")
@@ -192,6 +194,10 @@ def edit(
         source_prompt=source_prompt,
         fit=fit,
     )
+    if line := taken(stored):
+        typer.echo(f"the picture {line}", err=True)
+    for problem in words(sample):
+        typer.echo(f"{problem.what}. {problem.mend}", err=True)
     if line := pictures.expectation(model, picture):
         typer.echo(line, err=True)
     if (rest := model.truncated(prompt)) is not None:

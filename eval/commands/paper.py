@@ -33,7 +33,7 @@ def table(
     Table 1 always has beside it what the installed editors declare. Methods are matched by title, at their defaults;
     those of PIE-Bench by their labels, which the manual's page about its rows lists.
     """
-    if slice and not (number == "2" and folder):
+    if slice and not (number in ("2", "pie-bench") and folder):
         raise UserError("--slice divides the samples of a run: give it with a run, as in: cpam-bench table 2 RUN")
     if number == "1" and folder:
         raise UserError("table 1 is about what methods can do and takes no folder; tables 2 and 3 take one")
@@ -51,7 +51,7 @@ def table(
     elif number == "pie-bench":
         from cpam_bench.eval.tables.pie_bench import pie_bench, pie_bench_beside
 
-        made = pie_bench_beside(folder) if folder else pie_bench()
+        made = pie_bench_beside(folder, slice) if folder else pie_bench()
     else:
         from cpam_bench.eval.study.table3 import table3
 

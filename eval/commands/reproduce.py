@@ -209,18 +209,19 @@ def _plan(
         f"room: {weights.to_fetch(wanted):.1f} GB of {weights.free(hub.cache()):.0f} free for weights,"
         f" {pictures:.1f} GB of {weights.free(out):.0f} free for pictures"
     )
-    pace = None
+    pace, family = None, "sd1"
     if wanted[0].here:
         quiet()
         model = Backbone.load(backbone, device=where, dtype=dtype)
-        for line in registry.leave_out_refused(editors, backbone, model.family):
+        family = model.family
+        for line in registry.leave_out_refused(editors, backbone, family):
             say(line)
-        trains = any(isinstance(one, TellsLanes) and one.lanes(steps).trained for one in editors.values())
+        trains = any(isinstance(one, TellsLanes) and one.lanes(steps, family).trained for one in editors.values())
         pace = plan.probe(model, trains)
         training = f"; {plan.training_bytes(model) / 1e9:.1f} GB more to train" if trains else ""
         peak = "unknown" if pace.peak_mib is None else f"{pace.peak_mib / 1024:.1f} GB"
         say(f"memory: {peak} at the highest{training}, {plan.free_bytes(model) / 1e9:.1f} GB are free")
     workers = choose_executor(Settings(backbone=backbone, device=device))[1] or 1
-    costs = plan.costs(editors, samples, steps, pace, workers)
-    for line in plan.lines(costs, samples, steps, pace, cards=backbone != "pocket"):
+    costs = plan.costs(editors, samples, steps, pace, workers, family)
+    for line in plan.lines(costs, samples, pace, cards=backbone != "pocket"):
         say(line)

@@ -28,7 +28,7 @@ from cpam_bench.eval.commands.options import (
     split_names,
 )
 from cpam_bench.eval.commands.terminal import print_board, report_failures, report_scoring, say
-from cpam_bench.imba.common.places import place
+from cpam_bench.imba.common.places import get, place
 from cpam_bench.imba.errors import UserError
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def known_resolution(backbone: str) -> int | None:
 
     config = Path(place_of(backbone)) / "unet" / "config.json"
     try:
-        size = json.loads(config.read_text(encoding="utf-8"))["sample_size"]
+        size = json.loads(get(config))["sample_size"]
     except (OSError, ValueError, KeyError, TypeError):  # loading it says what is wrong, if anything is
         return None
     return size * LATENT if isinstance(size, int) else None

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from cpam_bench.eval.methods.registry import EDITORS
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 
 WHAT = "FILE.py:CLASS"
@@ -62,7 +63,7 @@ def give(text: str) -> str:
         place, cls = text, ""
     path = Path(place).expanduser()
     try:
-        source = path.read_bytes()
+        source = get(path)
     except OSError as error:
         raise UserError(f"--method-file {text}: {path} cannot be read ({error.strerror}); give {WHAT}") from error
     file = MethodFile(path.name, cls or _only_class(path, source), source)

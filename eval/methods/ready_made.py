@@ -11,6 +11,7 @@ from PIL import Image
 from cpam_bench.baselines.imported import NAMING, Imported
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.imba.pictures import DAMAGE, is_regular
 from cpam_bench.imba.sample import Sample
 
 
@@ -46,12 +47,14 @@ def survey(label: str, editor: Imported, known: Sequence[Sample], wanted: Sequen
 
 
 def require_shape(editor: Imported, sample: Sample, path: Path) -> None:
-    """Make sure that a picture has the aspect of its source; one that is damaged fails as an edit.
+    """Make sure that a picture has the aspect of its source; one that is damaged, or no file, fails as an edit.
 
     Raises:
         UserError: it has another.
     """
-    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as picture:
+    if not is_regular(path):  # a pipe would be waited for
+        return
+    with suppress(*DAMAGE), Image.open(path) as picture:
         editor.shape(sample, path, picture.size)
 
 

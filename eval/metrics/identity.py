@@ -90,6 +90,34 @@ class ClipIdentity:
 
 
 @dataclass(frozen=True)
+class DreamSimIdentity:
+    """How far the retained object looks from itself to people: DreamSim (Fu et al., NeurIPS 2023) of both crops.
+
+    Needs the package of its authors (``pip install dreamsim``), which fetches some gigabyte of weights once.
+
+    Shapes: pictures (B, H, W, 3) and objects' masks (B, H, W) give (B,). Range [0, 2], 0 for equal crops, lower is
+    better. Not defined where no object is to be kept.
+
+    Example: ``cpam-bench score RUN --metrics dreamsim_identity``
+    """
+
+    name: ClassVar[str] = "dreamsim_identity"
+    title: ClassVar[str] = "DreamSim (retained object)"
+    unit: ClassVar[str] = ""
+    digits: ClassVar[int] = 4
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    range: ClassVar[tuple[float | None, float | None]] = (0, 2)
+    needs: ClassVar[tuple[Need, ...]] = ("retained",)
+
+    def protocol(self, networks: Networks) -> dict[str, Any]:
+        words = f"DreamSim's distance, one less the cosine of its embeddings, at 224 pixels (bicubic), {_CROPPED}"
+        return {"protocol": words, **networks.dreamsim().describe()}
+
+    def measure(self, batch: Batch, networks: Networks) -> Tensor:
+        return networks.dreamsim().distance(*_crops(batch))
+
+
+@dataclass(frozen=True)
 class PocketIdentity:
     """What stands in for DINO-I on pocket scenes: cosine of the pocket classifier's features of both crops.
 
@@ -121,11 +149,18 @@ class PocketIdentity:
 
 
 def _cosine(batch: Batch, embed: Callable[[list[Image.Image]], Tensor]) -> Tensor:
-    source, edit = (
-        embed([crop(picture, kept) for picture, kept in zip(pictures, batch.retained, strict=True)])
-        for pictures in (batch.source, batch.edit)
-    )
-    return (source * edit).sum(-1)
+    before, after = _crops(batch)
+    source = batch.of_source(lambda chosen: embed([before[index] for index in chosen]))
+    return (source * embed(after)).sum(-1)
+
+
+def _crops(batch: Batch) -> tuple[list[Image.Image], list[Image.Image]]:
+    """The retained objects in the sources, and in the edits."""
+
+    def of(pictures: np.ndarray) -> list[Image.Image]:
+        return [crop(picture, kept) for picture, kept in zip(pictures, batch.retained, strict=True)]
+
+    return of(batch.source), of(batch.edit)
 
 
 def crop(picture: np.ndarray, kept: np.ndarray) -> Image.Image:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cpam_bench.eval.metrics.classifier import Classifier
     from cpam_bench.eval.metrics.clip import ClipScorer
     from cpam_bench.eval.metrics.dino import Dino
+    from cpam_bench.eval.metrics.dreamsim import DreamSim
     from cpam_bench.eval.metrics.metric import Batch
     from cpam_bench.eval.metrics.perceptual import Lpips, Trunk
 
@@ -24,6 +25,7 @@ ROLES = {
     "transformers-clip": "the CLIP of PIE-Bench, loaded by transformers",
     "dino": "the DINO of the structure distance, loaded by transformers",
     "dino-identity": "the DINO of DINO-I, loaded by transformers",
+    "dreamsim": "a folder of DreamSim's weights, as its package keeps them",
 }
 """What a network is there for, and so what ``--network ROLE=PLACE`` can set."""
 
@@ -117,6 +119,20 @@ class Networks:
             return load_dino(self.places[role], role, self.device)
 
         return self.once(role, load)
+
+    def dreamsim(self) -> DreamSim:
+        """DreamSim.
+
+        Raises:
+            UserError: its package is not installed, or its weights cannot be had.
+        """
+
+        def load() -> DreamSim:
+            from cpam_bench.eval.metrics.dreamsim import load_dreamsim
+
+            return load_dreamsim(self.places.get("dreamsim"), self.device)
+
+        return self.once("dreamsim", load)
 
     def classifier(self) -> Classifier:
         """The small classifier of the pocket scenes."""

@@ -93,6 +93,7 @@ def describe_run(
             dataset.records,
             dict(dataset.left_out),
             dataset.masks or None,
+            dataset.annotations or None,
         ),
         backbone=BackboneFacts(
             recorded(backbone.name), dict(backbone.fingerprint), backbone.resolution, backbone.is_pocket

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cpam_bench.cpam.backbone import Backbone
@@ -27,6 +29,10 @@ GRADIENT, TRAINED = 2.0, 6.0
 """Plain lanes that a lane with a gradient costs where it has not been timed: back through the denoiser to its input
 takes as much again as forward, to its weights as much once more, and float32 runs at half the rate of float16."""
 
+REPEATS, BUDGET = 5, 10.0
+"""How often a thing is timed after it has warmed up, and seconds after which it is not timed once more.  The median
+counts: a hiccup is none of the run's, and what else the machine does all the time will be there then too."""
+
 MARGIN = 1.5
 """Memory that training needs, over that of weights, gradients and moments: for what passes through the layers."""
 
@@ -38,7 +44,7 @@ class Pace:
     Attributes:
         plain, gradient: a lane, as :class:`cpam_bench.cpam.editing.LaneCount` has them.
         trained: likewise; None where there is no memory for it.
-        picture: a picture encoded and decoded once.
+        picture: a picture encoded and decoded once, and a prompt encoded.
         peak_mib: highest memory meanwhile, or None where it cannot be told.
     """
 
@@ -51,7 +57,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method costs on all samples.
+    """What a method costs on all samples, but for the inversion that all share.
 
     Attributes:
         lanes: of one edit; None where the editor does not tell.
@@ -62,8 +68,26 @@ class Cost:
     hours: float | None
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a run costs.
+
+    Attributes:
+        methods: label -> what it costs.
+        inversion: of a sample, once for all methods that stand on it; no lanes where none does.
+    """
+
+    methods: Mapping[str, Cost]
+    inversion: Cost
+
+    @property
+    def hours(self) -> float:
+        """All hours that are known."""
+        return sum(cost.hours or 0.0 for cost in (*self.methods.values(), self.inversion))
+
+
 def probe(backbone: Backbone, trains: bool = False, clock: Callable[[Backbone], float] = clock) -> Pace:
-    """Time one step, after one that warms up; what it costs is a few evaluations of the denoiser.
+    """Time one step, the median of :data:`REPEATS` after one that warms up; that is some dozen evaluations.
 
     Args:
         backbone: to time.
@@ -72,22 +96,34 @@ def probe(backbone: Backbone, trains: bool = False, clock: Callable[[Backbone], 
     """
     latents = torch.zeros(3, backbone.unet.config.in_channels, *backbone.grid)
     text = backbone.text("a photo")
+    grey = Image.new("RGB", (backbone.resolution,) * 2, "grey")
 
-    def timed(work: Callable[[], object]) -> float:
+    def once(work: Callable[[], object]) -> float:
         started = clock(backbone)
         work()
         return clock(backbone) - started
 
+    def timed(work: Callable[[], object]) -> float:
+        spent = once(work)  # the first warms up
+        found: list[float] = []
+        while not found or (len(found) < REPEATS and spent < BUDGET):
+            found.append(once(work))
+            spent += found[-1]
+        return statistics.median(found)
+
+    def around() -> None:
+        backbone.text("a photo")
+        backbone.decode(backbone.encode(grey))
+
     reset_peak(backbone)
-    picture = timed(lambda: backbone.decode(latents[:1].to(backbone.device)))
-    backbone.predict(latents, 500, text.expand(3))
+    picture = timed(around)
     plain = timed(lambda: backbone.predict(latents, 500, text.expand(3))) / 3
     gradient = timed(lambda: _gradient(latents[:1], lambda at: backbone.predict_with_gradient(at, 500, text)))
     highest = peak(backbone)
     trained = None
     if trains and training_bytes(backbone) < free_bytes(backbone):
         trained = timed(_training(backbone, latents[:1].to(backbone.device), text.hidden.float().clone()))
-    return Pace(plain, gradient, trained, 2 * picture, highest)
+    return Pace(plain, gradient, trained, picture, highest)
 
 
 def _gradient(latents: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
@@ -131,25 +167,33 @@ def memory() -> tuple[int, int]:
 
 
 def costs(
-    editors: Mapping[str, Editor], samples: int, steps: int, pace: Pace | None, workers: int = 1
-) -> dict[str, Cost]:
-    """Label -> what it costs on so many samples; the shared inversion of ``steps`` lanes is in each.
+    editors: Mapping[str, Editor],
+    samples: int,
+    steps: int,
+    pace: Pace | None,
+    workers: int = 1,
+    family: str = "sd1",
+) -> Costs:
+    """What editing so many samples costs.
 
     Args:
         editors: label -> editor.
         samples, steps: of the run.
         pace: of this machine, or None where the backbone could not be timed.
         workers: that edit at once.
+        family: of the backbone.
     """
-    found = {}
-    for label, editor in editors.items():
-        lanes = editor.lanes(steps) if isinstance(editor, TellsLanes) else None
-        hours = None
-        if lanes is not None and pace is not None and not (lanes.trained and pace.trained is None):
-            seconds = pace.picture + seconds_of(lanes, pace) + steps * pace.plain
-            hours = samples * seconds / workers / 3600
-        found[label] = Cost(lanes, hours)
-    return found
+
+    def cost(lanes: LaneCount | None, pictures: int) -> Cost:
+        if lanes is None or pace is None or (lanes.trained and pace.trained is None):
+            return Cost(lanes, None)
+        return Cost(lanes, samples * (pictures * pace.picture + seconds_of(lanes, pace)) / workers / 3600)
+
+    told = {label: one.lanes(steps, family) if isinstance(one, TellsLanes) else None for label, one in editors.items()}
+    shared = any(lanes is not None and lanes.shared for lanes in told.values())
+    return Costs(
+        {label: cost(lanes, 1) for label, lanes in told.items()}, cost(LaneCount(plain=steps if shared else 0), 0)
+    )
 
 
 def seconds_of(lanes: LaneCount, pace: Pace) -> float:
@@ -158,32 +202,33 @@ def seconds_of(lanes: LaneCount, pace: Pace) -> float:
     return lanes.plain * pace.plain + lanes.gradient * pace.gradient + trained
 
 
-def hours_elsewhere(found: Mapping[str, Cost], samples: int, steps: int) -> dict[str, float]:
+def hours_elsewhere(found: Costs, samples: int) -> dict[str, float]:
     """Card -> hours that the methods whose lanes are known would take there, by :data:`ELSEWHERE`."""
-    known = [cost.lanes for cost in found.values() if cost.lanes is not None]
-    lanes = sum(one.plain + GRADIENT * one.gradient + TRAINED * one.trained + steps for one in known)
+    known = [cost.lanes for cost in (*found.methods.values(), found.inversion) if cost.lanes is not None]
+    lanes = sum(one.plain + GRADIENT * one.gradient + TRAINED * one.trained for one in known)
     return {card: samples * lanes / rate / 3600 for card, rate in ELSEWHERE.items()}
 
 
-def lines(found: Mapping[str, Cost], samples: int, steps: int, pace: Pace | None, cards: bool = True) -> list[str]:
+def lines(found: Costs, samples: int, pace: Pace | None, cards: bool = True) -> list[str]:
     """What a plan says of time, for a user.
 
     Args:
-        found, samples, steps, pace: as :func:`costs` has them.
+        found, samples, pace: as :func:`costs` has them.
         cards: also say what it would take on :data:`ELSEWHERE`'s.
     """
     text = []
-    untold = [label for label, cost in found.items() if cost.lanes is None]
+    methods = found.methods
+    untold = [label for label, cost in methods.items() if cost.lanes is None]
     if pace is None:
         text.append("time: unknown here before the backbone's weights are")
     else:
-        hours = {label: cost.hours for label, cost in found.items() if cost.hours is not None}
-        each = ", ".join(f"{label} {shown(one)}" for label, one in hours.items())
-        text.append(f"time: {shown(sum(hours.values()))} ({each}), at {pace.plain:.3g} s a lane of the denoiser")
-        if unfit := [label for label, cost in found.items() if cost.lanes is not None and cost.hours is None]:
+        parts = {"inversion": found.inversion, **methods} if found.inversion.hours else methods
+        each = ", ".join(f"{label} {shown(cost.hours)}" for label, cost in parts.items() if cost.hours is not None)
+        text.append(f"time: {shown(found.hours)} ({each}), at {pace.plain:.3g} s a lane of the denoiser")
+        if unfit := [label for label, cost in methods.items() if cost.lanes is not None and cost.hours is None]:
             text.append(f"time: {', '.join(unfit)} cannot be timed: there is not enough free memory to train")
     if cards:
-        there = ", ".join(f"{card} {shown(hours)}" for card, hours in hours_elsewhere(found, samples, steps).items())
+        there = ", ".join(f"{card} {shown(hours)}" for card, hours in hours_elsewhere(found, samples).items())
         text.append(f"time: Stable Diffusion 1.5 at 512 px in float16 would take {there}, by published speeds")
     if untold:
         text.append(f"time: {', '.join(untold)} not counted: their editors do not tell what they cost")

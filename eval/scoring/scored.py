@@ -16,7 +16,7 @@ from cpam_bench.eval.store.records import Edit, Measured, Method, Protocol, Run,
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.common.hashes import are_pocket
 from cpam_bench.imba.common.names import distinct
-from cpam_bench.imba.common.places import place
+from cpam_bench.imba.common.places import get, place
 from cpam_bench.imba.errors import Damaged, UserError
 
 COLUMNS = ["method", "sample", "metric", "value"]
@@ -221,7 +221,7 @@ def read_scores(folder: str | Path) -> pd.DataFrame:
         raise UserError(f"{folder} has no scores.csv; make it with: cpam-bench score {folder}")
     try:
         check(folder, path.name)
-        data = path.read_bytes()
+        data = get(path)
         if not data.endswith(b"\n"):
             raise ValueError("it is cut short")
         # As text first: a parser of numbers may be off in the last digit, and a method may be called "nan".

@@ -76,6 +76,8 @@ def holder(folder: str | Path) -> Holder | None:
     folder = place(folder)
     if is_remote(folder):
         return _note(folder)
+    if not (folder / ".lock").is_file():  # a folder or pipe of that name is none of ours
+        return None
     try:
         with (folder / ".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

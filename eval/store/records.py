@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cpam_bench.imba.common.hashes import are_pocket
 from cpam_bench.imba.common.names import cleared, distinct, shown, without_places
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.kinds import Altered, Kind
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class DataSet:
         records: how many records it has, of which the run may edit some; None where that was not noted.
         left_out: sample or record -> why it could not be edited, where such are skipped.
         masks: whose the masks are, in words; None where there is nothing to say or it was not noted.
+        annotations: sha256 over its records alone, whatever their spacing; it tells a benchmark by what it asks for.
     """
 
     name: str
@@ -49,6 +51,7 @@ class DataSet:
     records: int | None = field(default=None, metadata={"optional": True})
     left_out: dict[str, str] = field(default_factory=dict, metadata={"optional": True})
     masks: str | None = field(default=None, metadata={"optional": True})
+    annotations: str | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -321,7 +324,7 @@ class Task:
     """What the metrics, tables and pages need to know of a sample; ``sources/<id>.json``.
 
     ``caption_by`` is the captioner that wrote ``source_prompt``, or None if the data set has it; ``tags`` are the data
-    set's own, each ``NAME`` or ``NAME=VALUE``.
+    set's own, each ``NAME`` or ``NAME=VALUE``; ``edited_words`` are a word of each prompt, where the data set has them.
     """
 
     id: str
@@ -337,6 +340,7 @@ class Task:
     mask_sha256: str | None = None
     truth_sha256: str | None = None
     tags: list[str] = field(default_factory=list, metadata={"optional": True})
+    edited_words: list[str] | None = field(default=None, metadata={"optional": True})
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -371,7 +375,7 @@ def load(path: Path) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        return json.loads(get(path).decode(), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -40,7 +40,8 @@ def write_task(store: Store, prepared: Prepared) -> None:
     """Store a sample as editors and metrics see it."""
     shared = {field.name for field in fields(Task)} & {field.name for field in fields(Sample)} - {"more"}
     said = {name: getattr(prepared.sample, name) for name in shared}
-    task = Task(**said | {"tags": list(prepared.sample.tags)})
+    lists = {"tags": list(prepared.sample.tags), "edited_words": prepared.sample.edited_words}
+    task = Task(**said | {name: value and list(value) for name, value in lists.items()})
     store.write_task(task, prepared.image, prepared.mask, prepared.truth)
 
 
@@ -67,4 +68,5 @@ def stored_sample(store: Store, id: str) -> Sample:
         source_prompt=task.source_prompt,
         several_objects=task.several_objects,
         tags=tuple(task.tags),
+        edited_words=(words[0], words[1]) if (words := task.edited_words) and len(words) == 2 else None,
     )

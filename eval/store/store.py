@@ -33,7 +33,7 @@ from PIL import Image
 
 from cpam_bench.eval.store.records import Edit, Run, Task, load, parse, plain
 from cpam_bench.imba.common.files import sweep, write_json, write_png
-from cpam_bench.imba.common.places import modified, place
+from cpam_bench.imba.common.places import get, modified, place
 from cpam_bench.imba.errors import Damaged, UserError
 
 T = TypeVar("T")
@@ -295,7 +295,7 @@ def checked(path: Path, sha256: str | None) -> bytes:
         Damaged: they are not.
     """
     try:
-        data = path.read_bytes()
+        data = get(path)
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -28,6 +28,7 @@ from cpam_bench.eval.study import database
 from cpam_bench.imba.common.files import write_atomic, writing
 from cpam_bench.imba.common.folders import replacing
 from cpam_bench.imba.errors import Damaged, UserError
+from cpam_bench.imba.layouts.layout import read_text
 
 PLAN = Path(__file__).parent / "templates" / "study.toml"
 """The plan of Section 5.5, and the example for other plans."""
@@ -86,11 +87,9 @@ def read_plan(path: Path | None = None) -> Plan:
         UserError: the file is missing or not a plan.
     """
     path = path or PLAN
+    text = read_text(path, f"there is no plan {path}")
     try:
-        with path.open("rb") as file:
-            return Plan.model_validate(tomllib.load(file))
-    except OSError as error:
-        raise UserError(f"cannot read the plan {path}: {error.strerror}") from error
+        return Plan.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cpam_bench.eval.analysis.numbers import number
+from cpam_bench.eval.study.ratings import read_table
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.imba.errors import UserError
 
@@ -39,13 +40,12 @@ def read_means(path: Path, title: str | None = None) -> Means:
     Raises:
         UserError: the file is not such a table.
     """
+    table, _ = read_table(path)
     try:
-        # As text: a method may be called "nan".
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if table.columns[0] != "method" or len(table.columns) < 2:
             raise ValueError("its columns must be method and then the questions")
         mean = table.iloc[:, 1:].map(lambda cell: float(cell or "nan")).to_numpy(dtype=float)
-    except (OSError, ValueError, IndexError, pd.errors.ParserError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a table of means: {error}") from error
     return Means(title or path.stem, [str(m) for m in table["method"]], list(table.columns[1:]), mean)
 

@@ -25,7 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cpam_bench.eval.study import database
 from cpam_bench.eval.study.design import Plan
 from cpam_bench.imba.common.files import no_formula, write_atomic
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.layout import read_text
 
 KEYS = ["rater", "method", "sample", "question"]
 COLUMNS = [*KEYS, "rating", "role", "expected", "seconds"]
@@ -134,10 +136,10 @@ def read_mapping(path: Path) -> Mapping:
     Raises:
         UserError: the file is missing or not a mapping.
     """
+    text = read_text(path, f"there is no mapping {path}")
     try:
-        with path.open("rb") as file:
-            return Mapping.model_validate(tomllib.load(file))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        return Mapping.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise UserError(f"cannot read the mapping {path}: {error}") from error
 
 
@@ -147,7 +149,7 @@ def read_csv(path: Path, mapping: Mapping | None = None) -> Study:
     Raises:
         UserError: a column is missing, a rating is not a number, or a picture is rated twice by one rater.
     """
-    raw, notes = _table(path)
+    raw, notes = read_table(path)
     table = _map(raw, mapping, path) if mapping else raw
     if absent := [column for column in [*KEYS, "rating"] if column not in table]:
         raise UserError(
@@ -223,7 +225,7 @@ def _tidy(name: str) -> str:
     return re.sub(r"^'(?=[=+@-])", "", unicodedata.normalize("NFC", name.strip()))
 
 
-def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The cells of a table as text, and what had to be found out of how the file is written.
 
     Raises:
@@ -231,7 +233,7 @@ def _table(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """
     notes = []
     try:
-        data = path.read_bytes()
+        data = get(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -14,6 +14,9 @@ from cpam_bench.eval.tables.model import Cell, marked
 LEAST = 5
 """Methods that an order must have for a Kendall's tau to say anything."""
 
+PART = " A block holds some of the samples, the published numbers all."
+"""What the caption of a sliced table says besides."""
+
 _NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 

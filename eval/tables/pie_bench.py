@@ -13,9 +13,10 @@ import pandas as pd
 
 from cpam_bench.eval.analysis.leaderboard import origin
 from cpam_bench.eval.analysis.numbers import FEW
+from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import mean_interval
 from cpam_bench.eval.scoring.scored import Scored
-from cpam_bench.eval.tables.beside import Metric, compare, notes, verdict
+from cpam_bench.eval.tables.beside import PART, Metric, compare, notes, verdict
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.eval.tables.published import CAPTIONS, PIE_BENCH, lines, published
 from cpam_bench.imba.errors import UserError
@@ -48,7 +49,7 @@ def pie_bench() -> Table:
     return Table(PIE_BENCH, CAPTIONS[PIE_BENCH], [], heads, [Block("", rows)], [], paper)
 
 
-def pie_bench_beside(folder: str | Path) -> Table:
+def pie_bench_beside(folder: str | Path, slice: Slice | None = None) -> Table:
     """The table with a run's means beside the published values, a block a metric.
 
     A row has the published value, the mean with its 95 % interval, and the rank among the rows that both have; below
@@ -57,6 +58,7 @@ def pie_bench_beside(folder: str | Path) -> Table:
 
     Args:
         folder: of a run that has been scored with ``--protocol pie-bench``.
+        slice: blocks of its own for every editing type (``type``), or by another tag of the samples.
 
     Raises:
         UserError: there is no such run, or it has not been scored so.
@@ -74,33 +76,40 @@ def pie_bench_beside(folder: str | Path) -> Table:
     competing = {row for row, label in names.items() if label and edits[label]}
     statement, comparable = _protocol(scored)
     blocks: list[Block] = []
-    records: dict[str, dict[str, Any]] = {row: {"method": row, "label": label} for row, label in names.items()}
+    records: list[dict[str, Any]] = []
     undefined: dict[tuple[int, int], list[str]] = {}
     few = False
-    for metric in METRICS:
-        printed = {str(row): float(value) for row, value in paper[metric.name].items()}
-        values = {row: scored.values(label, metric.label) * metric.scale for row, label in names.items() if label}
-        found = {row: mean_interval(mine) for row, mine in values.items()}
-        few |= any(0 < one.n < FEW for one in found.values())
-        if without := sum(len(values[row]) - found[row].n for row in found):
-            undefined.setdefault((without, sum(map(len, values.values()))), []).append(metric.title)
-        compared = compare(metric, names, printed, found, competing, comparable)
-        rows = [
-            [Cell(titles[row]), Cell(str(found[row].n) if row in found else "–"), *compared.cells[row]] for row in names
-        ]
-        blocks.append(Block(metric.title, [*rows, _last(compared.tau, comparable)]))
-        records = {row: record | compared.records[row] for row, record in records.items()}
+    for title, part in slices(scored, slice).items():
+        told = {row: {"method": row, "label": label} for row, label in names.items()}
+        for metric in METRICS:
+            printed = {str(row): float(value) for row, value in paper[metric.name].items()}
+            values = {row: part.values(label, metric.label) * metric.scale for row, label in names.items() if label}
+            found = {row: mean_interval(mine) for row, mine in values.items()}
+            few |= any(0 < one.n < FEW for one in found.values())
+            if not slice and (without := sum(len(values[row]) - found[row].n for row in found)):
+                undefined.setdefault((without, sum(map(len, values.values()))), []).append(metric.title)
+            compared = compare(metric, names, printed, found, competing, comparable)
+            rows = [
+                [Cell(titles[row]), Cell(str(found[row].n) if row in found else "–"), *compared.cells[row]]
+                for row in names
+            ]
+            head = f"{title} ({len(part.samples)} samples): {metric.title}" if slice else metric.title
+            blocks.append(Block(head, [*rows, _last(compared.tau, comparable)]))
+            told = {row: record | compared.records[row] for row, record in told.items()}
+        records += [({"slice": title} if slice else {}) | record for record in told.values()]
     own = [
         f"{', '.join(heads)}: not defined for {without} of {of} edits, which the means leave out."
         for (without, of), heads in undefined.items()
     ]
     unmatched = None if matched else "No method of the run is a row of the table, by its label."
     below = notes("rows", comparable, own, few, not all(edits.values()), unmatched)
-    data = pd.DataFrame([record | {"protocol": statement} for record in records.values()])
+    data = pd.DataFrame([record | {"protocol": statement} for record in records])
     data = data.astype({column: "Int64" for column in data if "_rank" in str(column)})
     measured = "pocket [95 %]" if scored.is_pocket else "measured [95 %]"
     heads = ["Inversion + editor", "n", "published", measured, *(["difference"] if comparable else [])]
     caption = f"{CAPTIONS[PIE_BENCH]} {statement}{origin(scored)}"
+    if slice:
+        caption += PART
     return Table(PIE_BENCH, caption, [], [*heads, "rank (published)"], blocks, below, data)
 
 

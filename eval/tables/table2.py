@@ -17,9 +17,10 @@ from cpam_bench.eval.analysis.numbers import FEW
 from cpam_bench.eval.analysis.slices import Slice, slices
 from cpam_bench.eval.analysis.statistics import Estimate, mean_interval
 from cpam_bench.eval.scoring.scored import Scored
-from cpam_bench.eval.tables.beside import Metric, compare, notes, verdict
+from cpam_bench.eval.tables.beside import PART, Metric, compare, notes, verdict
 from cpam_bench.eval.tables.model import Block, Cell, Table, marked
 from cpam_bench.eval.tables.published import CAPTIONS, MARKING, lines, match, name, published
+from cpam_bench.imba.build import published_annotations
 
 _SD15 = {"sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"}
 
@@ -73,7 +74,7 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
         records += [({"slice": title} if slice else {}) | record | {"protocol": statement} for record in found]
     caption = f"{CAPTIONS[2]} {statement}{origin(scored)}"
     if slice:
-        caption += " A block holds some of the samples, the published numbers all."
+        caption += PART
     unmatched = None if matched else "No method of the run is one of the paper's at its defaults."
     below = notes("methods", comparable, own, few, not all(edits.values()), unmatched)
     data = pd.DataFrame(records)
@@ -88,9 +89,11 @@ def table2_beside(folder: str | Path, slice: Slice | None = None) -> Table:
 def _protocol(scored: Scored) -> tuple[str, bool]:
     """What was measured and how the paper did it, for the caption; and whether the two can be compared.
 
-    They can where the run is of IMBA, or a part of it, and of no pocket parts: the values are on one scale then.
+    They can where the run is of IMBA, or a part of it, and of no pocket parts: the values are on one scale then.  IMBA
+    is what has the authors' annotations, whatever its folder is called.
     """
     run = scored.run
+    of_imba = run.dataset.annotations == published_annotations()
     clip, lpips = (scored.metrics[metric.name].scorer or "unknown" for metric in METRICS)
     parts = [
         ("data set", f"{run.dataset.name} ({scored.count} samples)", "IMBA (104 samples)"),
@@ -100,7 +103,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
         ("LPIPS", f"{lpips.removeprefix('LPIPS ')}, masked", "not named"),
     ]
     same = {
-        "data set": Path(run.dataset.name).name.lower() == "imba" and len(run.samples) == 104,
+        "data set": of_imba and len(run.samples) == 104,
         "backbone": run.backbone.name in _SD15 and run.backbone.resolution == 512,
         "steps": run.steps == 50,
     }
@@ -109,7 +112,7 @@ def _protocol(scored: Scored) -> tuple[str, bool]:
     statement = f"Measured ({verdict(same, 'agrees where the paper says')}): {measured}. The paper: {other}."
     if scored.is_pocket:
         statement += " Pocket: small models on drawn scenes, whose values are not comparable with the paper's."
-    return statement, not scored.is_pocket and Path(run.dataset.name).name.lower() == "imba"
+    return statement, of_imba and not scored.is_pocket
 
 
 def _beside(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cpam_bench.eval.analysis.numbers import tex
 from cpam_bench.eval.tables.model import Table
+from cpam_bench.imba.common.files import no_formula
 
 Format = Literal["md", "csv", "latex"]
 
@@ -13,10 +14,11 @@ Format = Literal["md", "csv", "latex"]
 def render(table: Table, format: Format) -> str:
     """A table as Markdown, as LaTeX (booktabs; amssymb for Table 1), or as CSV with all digits.
 
-    The caption says by which protocol was measured; in CSV the column ``protocol`` does.
+    The caption says by which protocol was measured; in CSV the column ``protocol`` does.  Texts that a
+    spreadsheet would take for formulas are escaped there.
     """
     if format == "csv":
-        return table.data.to_csv(index=False, lineterminator="\n")
+        return table.data.map(no_formula).to_csv(index=False, lineterminator="\n")
     if format == "latex":
         return latex(table)
     notes = "".join(f"- {note}\n" for note in table.notes)

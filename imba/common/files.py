@@ -130,7 +130,8 @@ def is_temporary(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Delete what a killed process has left half written below a local folder; nothing else has such names."""
     for part in () if is_remote(folder) else folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
-        part.unlink()
+        if not part.is_dir():  # a folder is none of ours
+            part.unlink()
 
 
 @contextlib.contextmanager
@@ -148,6 +149,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise no_room(path) from error
+        if path.is_dir() and isinstance(error, IsADirectoryError):
+            raise UserError(f"{path} cannot be written: it is a folder. Move it away, or delete it.") from error
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 

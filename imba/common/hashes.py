@@ -25,6 +25,11 @@ def digest(path: Path) -> str | None:
         return None
 
 
+def records_hash(records: Any) -> str:
+    """sha256 over a data set's records as JSON has them, whatever their spacing and the order of their keys."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def weights_hash(module: Any) -> str:
     """SHA-256 over a torch module's parameters and buffers, by name."""
     import torch  # what reads data sets alone does without it

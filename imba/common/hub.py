@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -144,7 +145,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def snapshot(repository: str) -> Path | None:
     """The folder of a repository's files on this machine, or None where there are none with weights among them.
 
-    A pipeline counts where every part of it that is a network has its weights.
+    A pipeline counts where every network that it is edited with has its weights, and every tokenizer its words.
     """
     from huggingface_hub import snapshot_download
 
@@ -152,9 +153,17 @@ def snapshot(repository: str) -> Path | None:
         folder = Path(snapshot_download(repository, cache_dir=cache(), local_files_only=True))
     except (OSError, ValueError):
         return None
-    pipeline = (folder / "model_index.json").is_file()
-    parts = [folder / name for name in ("unet", "vae", "text_encoder")] if pipeline else [folder]
-    return folder if all(_weights(part) for part in parts) else None
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return folder if _weights(folder) else None
+    try:
+        named = {name for name, part in json.loads(index.read_text(encoding="utf-8")).items() if part != [None, None]}
+    except (OSError, ValueError, AttributeError):  # damaged, or no object
+        return None
+    networks = {"unet", "vae", "text_encoder"} | (named & {"text_encoder_2"})
+    tokenizers = {name for name in named if name.startswith("tokenizer")}
+    whole = all(_weights(folder / name) for name in networks)
+    return folder if whole and all(any((folder / name).glob("*.json")) for name in tokenizers) else None
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -8,11 +8,13 @@ by a lock of the operating system, another place by an object that its holder ke
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import secrets
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -63,8 +65,12 @@ def get(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: it is not there.
+        OSError: it cannot be read, or is a pipe or device, which would be waited for, or read, without end.
     """
     if not is_remote(path):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         return path.read_bytes()
     remote: Any = path
     content: bytes = remote.fs.cat_file(remote.path)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar, Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.pictures import files_like, is_regular
+from cpam_bench.imba.pictures import DAMAGE, MAX_PIXELS, files_like, is_regular, too_large, unread_heic
 from cpam_bench.imba.problems import Problem, Severity
 from cpam_bench.imba.sample import Sample
 
@@ -184,20 +184,26 @@ def unsafe(root: Path, folder: str, name: str) -> str | None:
     return None
 
 
-def find(path: Path) -> Path | None:
-    """A regular file by its name, or by the same name in another normal form of Unicode; None if there is none.
+def find(root: Path, name: str) -> Path | None:
+    """A regular file below a folder by its name, or by the same in another normal form of Unicode; None without one.
 
-    File systems and archives write accented letters in one piece (NFC) or in two (NFD); both mean the same.
+    File systems and archives write accented letters in one piece (NFC) or in two (NFD); both mean the same, in a file's
+    name and in those of the folders that it is in.
     """
-    if is_regular(path):
-        return path
-    try:
-        names = [child.name for child in path.parent.iterdir()]
-    except OSError:
-        return None
-    wanted = unicodedata.normalize("NFC", path.name)
-    same = [name for name in names if unicodedata.normalize("NFC", name) == wanted]
-    return path.with_name(same[0]) if len(same) == 1 and is_regular(path.with_name(same[0])) else None
+    if is_regular(root / name):
+        return root / name
+    path = root
+    for part in Path(name).parts:
+        try:
+            names = [part] if (path / part).exists() else [child.name for child in path.iterdir()]
+        except OSError:
+            return None
+        wanted = unicodedata.normalize("NFC", part)
+        same = [name for name in names if unicodedata.normalize("NFC", name) == wanted]
+        if len(same) != 1:
+            return None
+        path = path / same[0]
+    return path if is_regular(path) else None
 
 
 class Refused(Exception):
@@ -251,7 +257,7 @@ class Files:
             advice = "Copy the file into the data set and name it there"
             raise Refused(Problem("error", wrong, advice, record=record, listed=self.listed))
         path = self.root / folder / name
-        found = find(path)
+        found = find(self.root / folder, name)
         if found is None:
             shown = f"{folder}/{name}" if folder else name
             wrong = f"the {what} is missing"
@@ -292,9 +298,13 @@ def packed_picture(cell: Any) -> tuple[Image.Image, str]:
     if not isinstance(data, bytes) or not data:
         raise ValueError("the image is not packed into the table")
     try:
-        return Image.open(io.BytesIO(data)), hashlib.sha256(data).hexdigest()
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image in the table is damaged or no picture ({error})") from error
+        picture = Image.open(io.BytesIO(data))
+    except DAMAGE as error:
+        why = unread_heic(data) or f"is damaged or no picture ({error})"
+        raise ValueError(f"the image in the table {why}") from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"the image in the table {too_large(f'{picture.width} x {picture.height} pixels')}")
+    return picture, hashlib.sha256(data).hexdigest()
 
 
 def parquet_rows(path: Path) -> list[dict[str, Any]]:
@@ -306,6 +316,8 @@ def parquet_rows(path: Path) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    if not is_regular(path):
+        raise UserError(f"{path} is no regular file. Put a file there.")
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
@@ -318,6 +330,8 @@ def parquet_columns(path: Path) -> list[str]:
     import pyarrow
     import pyarrow.parquet
 
+    if not is_regular(path):
+        return []
     try:
         return list(pyarrow.parquet.read_schema(path).names)
     except (OSError, pyarrow.ArrowException):

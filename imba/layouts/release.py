@@ -66,6 +66,7 @@ class Record(BaseModel):
     truth: str | None = None
     mask_origin: Origin | None = None
     tags: list[str] = Field(default_factory=list)
+    edited_words: list[str] | None = Field(default=None, min_length=2, max_length=2)
 
 
 _MENDS = {
@@ -81,6 +82,7 @@ _MENDS = {
     "several_objects": "Give true or false, or leave it out",
     "truth": "Give a file name in truth/, or leave it out",
     "mask_origin": "Give what cpam-bench writes there, or leave it out",
+    "edited_words": "Give a word of source_prompt and one of target_text, or leave it out",
     "tags": 'Give a list of texts such as "type=pose", or leave it out',
 }
 
@@ -175,6 +177,7 @@ class Release:
             truth=truth or None,
             mask_origin=record.mask_origin,
             tags=tuple(record.tags),
+            edited_words=(words[0], words[1]) if (words := record.edited_words) else None,
         )
 
 

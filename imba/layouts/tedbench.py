@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cpam_bench.imba.common.labels import parameter
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.layouts.layout import Content, Files, Recognition, Refused, field_text, make_id
+from cpam_bench.imba.layouts.layout import Content, Files, Recognition, Refused, field_text, find, make_id
 from cpam_bench.imba.layouts.release import read_records
 from cpam_bench.imba.pictures import MaskFile
 from cpam_bench.imba.problems import Problem
@@ -74,7 +74,7 @@ class TEdBench:
     def _mask(self, files: Files, name: str, id: str, index: int) -> MaskFile | None:
         for stem in (id, Path(name).stem):
             path = files.root / self.masks / f"{stem}.png"
-            if path.exists():
+            if path.exists() or find(path.parent, path.name):
                 found = files.locate(self.masks, path.name, "mask", "", record=index, sample=id)
                 return MaskFile(found) if found else None
         return None

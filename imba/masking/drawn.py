@@ -28,6 +28,11 @@ def from_file(path: Path, size: tuple[int, int]) -> MadeMask:
         UserError: it cannot be read, has another size, or marks nothing.
     """
     mask = MaskFile(path, turn=True).read("mask")
+    if mask.shape == size and mask.shape[::-1] != size:
+        raise UserError(
+            f"mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels and its picture, upright, {size[0]} x {size[1]};"
+            " turn the mask as the picture is shown, and do not resize it"
+        )
     if mask.shape[::-1] != size:
         raise UserError(
             f"mask {path} is {mask.shape[1]} x {mask.shape[0]} pixels and its picture {size[0]} x {size[1]};"

@@ -25,6 +25,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.sparse.linalg import spsolve
 
 from cpam_bench.imba.common.files import write_png
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking import operations
 from cpam_bench.imba.masking.drawn import from_polygons, from_strokes
@@ -215,7 +216,7 @@ def read(path: Path) -> Drawing:
         UserError: it cannot be read or is none.
     """
     try:
-        return Drawing.model_validate_json(path.read_text(encoding="utf-8"))
+        return Drawing.model_validate_json(get(path))
     except (OSError, ValidationError) as error:
         raise UserError(f"the recipe {path} cannot be used: {error}") from error
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from cpam_bench.imba.common.places import get
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
@@ -71,7 +72,7 @@ def photographs(folder: Path, count: int, clicks: Path | None = None) -> list[tu
     given: dict[str, dict[str, Any]] = {}
     if clicks is not None:
         try:
-            given = {str(name): dict(value) for name, value in json.loads(clicks.read_text()).items()}
+            given = {str(name): dict(value) for name, value in json.loads(get(clicks)).items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{clicks} cannot be read ({error}); it holds an object, picture's name -> clicks"

@@ -151,7 +151,8 @@ class Bench:
         editors = dict([registry.make(label)])
         steps = max(self.steps, LEAST.get(label.partition(":")[0], 0))
         label = next(iter(editors))
-        planned = plan.costs(editors, 1, steps, self.pace)[label]
+        costs = plan.costs(editors, 1, steps, self.pace)
+        planned = costs.methods[label]
         started = spent(self.backbone)
         before = self.backbone.evaluations
         description = describe_run(
@@ -181,7 +182,7 @@ class Bench:
             "edits": len(edits),
             "failed": [failure.error for failure in failures],
             "seconds_an_edit": round(seconds, 1),
-            "planned_seconds": None if planned.hours is None else round(3600 * planned.hours, 1),
+            "planned_seconds": None if planned.hours is None else round(3600 * costs.hours, 1),
             "lanes_an_edit": lanes,
             "planned_lanes": planned.lanes and dataclasses.asdict(planned.lanes),
             "seconds_a_lane": round(seconds / lanes, 2) if lanes else None,
@@ -197,13 +198,13 @@ class Bench:
         with counter:
             self.backbone.predict(torch.zeros(1, 4, edge, edge), 500, self.backbone.embed(""))
         operations = counter.get_total_flops()
-        weighted = plan.hours_elsewhere(found, SAMPLES, STEPS)
+        weighted = plan.hours_elsewhere(found, SAMPLES)
         return {
             "samples": SAMPLES,
             "steps": STEPS,
             "seconds": dataclasses.asdict(self.pace),
             "teraflop_a_lane": round(operations / 1e12, 3),
-            "hours_here": {label: cost.hours and round(cost.hours, 1) for label, cost in found.items()},
+            "hours_here": {label: cost.hours and round(cost.hours, 1) for label, cost in found.methods.items()},
             "hours_elsewhere": {card: round(hours, 1) for card, hours in weighted.items()},
             "hours_at_the_peak": {
                 card: round(weighted[card] * plan.ELSEWHERE[card] * operations / peak, 2)

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/loop.py
 
-Ratios within one process, measured in turns, so that they hold on a busy machine too.
+Ratios within one process, measured in turns.  The loops' are of the processor's time on one thread, the least of all
+rounds of a sample, so that they hold on a busy machine too.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import functools
 import tempfile
 import time
 from pathlib import Path
@@ -25,49 +26,56 @@ from cpam_bench.baselines.pnp import InjectingControl
 from cpam_bench.cpam.attention import AttentionControl
 from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.cpam.editor import CPAM
-from cpam_bench.cpam.inversion import invert
 from cpam_bench.cpam.sampling import sample as denoise
 from cpam_bench.cpam.source import Source
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run import driver as runner
 from cpam_bench.eval.run.describe import describe_run
 from cpam_bench.eval.store.store import Store
+from cpam_bench.imba.sample import Sample
+
+PLAIN = "plain, three lanes"
 
 
-def seconds(work: Any) -> float:
-    started = time.perf_counter()
+def seconds(work: Any, clock: Any = time.perf_counter) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return float(clock() - started)
 
 
-def loops(backbone: Backbone, steps: int, rounds: int) -> None:
-    """Ratios to a plain loop of the same three lanes, the median over rounds of alternating runs."""
+def loops(backbone: Backbone, steps: int, rounds: int, samples: int) -> None:
+    """Ratios to a plain loop of the same three lanes, of some samples and of all together."""
     data = cpam_bench.imba.dataset.load("pocket")
-    ratios: dict[str, list[float]] = {}
-    for turn in range(rounds):
-        sample = data.samples[turn * 5 % len(data)]
+    least: dict[str, list[float]] = {}
+    for number in range(samples):
+        sample = data.samples[number * 5 % len(data)]
         source = Source(sample, backbone, steps)
-        trajectory = source.trajectory
-        controls = {
-            "plain, three lanes": AttentionControl(),
-            "CPAM": CPAM().control(sample, source),
-            "CPAM, refined": CPAM(refine=True).control(sample, source),
-            "MasaCtrl": MutualControl(),
-            "PnP": InjectingControl(backbone.unet, steps // 2, steps * 4 // 5),
-            "FPE": SelfAttentionControl(steps * 4 // 5, tokens_at(source.latents, 2)),
-            "P2P": P2P().control(backbone, source.latents, sample.source_prompt or "", sample.target_prompt, steps),
-        }
-        times = {}
-        for name, control in controls.items():
-            prompt = sample.target_prompt
-            denoise(backbone, invert(backbone, source.latents, 2), prompt, control=control)  # warm
-            times[name] = seconds(lambda c=control, p=prompt, t=trajectory: denoise(backbone, t, p, control=c))
-        for name, taken in times.items():
-            ratios.setdefault(name, []).append(taken / times["plain, three lanes"])
-        if turn == 0:
-            print(f"plain loop: {times['plain, three lanes']:.2f} s for {steps} steps")
-    for name, values in ratios.items():
-        print(f"{name:20s} {statistics.median(values):5.2f}  ({min(values):.2f} to {max(values):.2f}, {rounds} rounds)")
+        _ = source.trajectory
+        taken: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            for name, control in controls(backbone, sample, source).items():
+                work = functools.partial(denoise, backbone, source.trajectory, sample.target_prompt, control=control)
+                taken.setdefault(name, []).append(seconds(work, time.process_time))
+        for name, values in taken.items():
+            least.setdefault(name, []).append(min(values))
+    plain = least[PLAIN]
+    print(f"plain loop: {1000 * sum(plain) / samples / steps:.1f} ms a step")
+    for name, values in least.items():
+        each = [value / beside for value, beside in zip(values, plain, strict=True)]
+        print(f"{name:20s} {sum(values) / sum(plain):5.3f}  ({min(each):.2f} to {max(each):.2f}, {samples} samples)")
+
+
+def controls(backbone: Backbone, sample: Sample, source: Source) -> dict[str, AttentionControl]:
+    steps = source.steps
+    return {
+        PLAIN: AttentionControl(),
+        "CPAM": CPAM().control(sample, source),
+        "CPAM, refined": CPAM(refine=True).control(sample, source),
+        "MasaCtrl": MutualControl(),
+        "PnP": InjectingControl(backbone.unet, steps // 2, steps * 4 // 5),
+        "FPE": SelfAttentionControl(steps * 4 // 5, tokens_at(source.latents, 2)),
+        "P2P": P2P().control(backbone, source.latents, sample.source_prompt or "", sample.target_prompt, steps),
+    }
 
 
 def evaluations(backbone: Backbone, steps: int) -> None:
@@ -123,10 +131,15 @@ def main() -> None:
     parser.add_argument("--backbone", default="pocket")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--only-loops", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     backbone = Backbone.load(arguments.backbone)
-    loops(backbone, arguments.steps, arguments.rounds)
+    loops(backbone, arguments.steps, arguments.rounds, arguments.samples)
+    if arguments.only_loops:
+        return
     evaluations(backbone, arguments.steps)
     outside(backbone, arguments.steps, limit=4)
 

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
+from ports import free_port  # noqa: E402
 from study_runs import make_run  # noqa: E402
 
 from cpam_bench.eval.study import database, design, ratings  # noqa: E402
@@ -153,9 +153,7 @@ def main() -> None:
         made = design.init([run], study, arguments.raters, arguments.images)
         with (study / "links.csv").open() as file:
             links = [row["link"] for row in csv.DictReader(file)]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         load = Load(study, port)
         total = made.raters * made.pictures
         empty = (study / database.NAME).stat().st_size

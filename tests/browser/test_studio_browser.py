@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from paths import POCKET, ROOT, TINY
 from PIL import Image
+from ports import free_port
 from report_browser import CHROMIUM
 
 pytest.importorskip("gradio", reason="the extra 'studio' is not installed")
@@ -41,9 +41,7 @@ def patience() -> None:
 
 
 def serve(*arguments: object) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = "from cpam_bench.eval.commands.main import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT)

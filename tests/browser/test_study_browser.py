@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from paths import ROOT
+from ports import free_port
 from report_browser import CHROMIUM
 from study_runs import make_run
 
@@ -44,9 +44,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(study: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = "import sys; from pathlib import Path as P; from cpam_bench.eval.study.server import serve; "
     code += "serve(P(sys.argv[1]), port=int(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", code, str(study), str(port)], cwd=ROOT)

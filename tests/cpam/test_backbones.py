@@ -343,8 +343,9 @@ def test_a_folder_is_opened_as_what_it_holds(family: str, tmp_path: Path) -> Non
     assert len(opened.fingerprint) == len(type(opened).parts)
 
 
-def test_a_run_on_sdxl_resumes_and_verifies(tmp_path: Path) -> None:
-    backbone("sdxl").pipeline.save_pretrained(tmp_path / "model")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_resumes_and_verifies(family: str, tmp_path: Path) -> None:
+    backbone(family).pipeline.save_pretrained(tmp_path / "model")
     arguments = ["run", "--backbone", str(tmp_path / "model"), "--methods", "cpam,cpam-release", "--no-references"]
     arguments += ["--limit", "2", "--batch", "2", "--steps", "1", "--device", "cpu", "--executor", "serial"]
     arguments += ["--clip", f"local-dir:{write_clip(tmp_path / 'clip')}", "--out", str(tmp_path / "run")]
@@ -353,10 +354,17 @@ def test_a_run_on_sdxl_resumes_and_verifies(tmp_path: Path) -> None:
     first = {path: path.read_bytes() for path in edits.rglob("*.png")}
     assert len(first) == 4
     min(first).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in first if path.exists()}
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert {path: path.read_bytes() for path in edits.rglob("*.png")}.keys() == first.keys()
+    assert {path: path.read_bytes() for path in edits.rglob("*.png")} == first
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}  # what was there was not made again
     checked = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
     assert checked.exit_code == 0 and " 0 wrong" in checked.output
+    again = CliRunner().invoke(app, ["rerun", str(tmp_path / "run"), "--check", "2"])
+    assert again.exit_code == 0 and "2 of 2 edits are as they were" in again.output
+    max(first).write_bytes(max(first).read_bytes()[:-9])
+    damaged = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
+    assert damaged.exit_code == 1 and max(first).name in damaged.output
 
 
 def test_methods_are_listed_by_backbone() -> None:

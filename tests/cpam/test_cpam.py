@@ -20,7 +20,7 @@ from cpam_bench.cpam.editing import Editor
 from cpam_bench.cpam.editor import CPAM, CPAMPipeline, CPAMRelease
 from cpam_bench.cpam.localization import localize
 from cpam_bench.cpam.masks import target_mask
-from cpam_bench.cpam.preservation import preserve, region
+from cpam_bench.cpam.preservation import preserve, regions
 from cpam_bench.cpam.removal import Hole, continued, draw, touched
 from cpam_bench.cpam.source import Source
 from cpam_bench.imba.errors import UserError
@@ -63,7 +63,7 @@ def attention() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 def test_preservation_is_equations_1_to_3(attention: tuple[Tensor, ...], retain: bool) -> None:
     q, k, v, source, target = attention
     small_source, small_target = source[::2, ::2].flatten(), target[::2, ::2].flatten()
-    ours = preserve(q, k, v, region(source, target, 64), retain)
+    ours = preserve(q, k, v, regions(source, target, [64])[64], retain)
     everything = torch.ones(64, dtype=torch.bool)
     assert torch.allclose(ours[0], masked(q[0], k[0], v[0], everything), atol=1e-5)
     for lane in (1, 2):
@@ -78,13 +78,13 @@ def test_preservation_is_equations_1_to_3(attention: tuple[Tensor, ...], retain:
 def test_masks_that_leave_no_key_use_all(attention: tuple[Tensor, ...], retain: bool, whole: bool) -> None:
     q, k, v, source, _ = attention
     full = torch.full_like(source, whole)
-    assert preserve(q, k, v, region(full, full, 64), retain).isfinite().all()
+    assert preserve(q, k, v, regions(full, full, [64])[64], retain).isfinite().all()
 
 
 def test_masks_that_leave_no_key_may_be_attended_to_uniformly(attention: tuple[Tensor, ...]) -> None:
     """Where M_s fills a layer and M_t does not: plain attention, or a softmax over equally masked scores."""
     q, k, v, source, target = attention
-    filled = region(torch.ones_like(source), target, 64)
+    filled = regions(torch.ones_like(source), target, [64])[64]
     assert not len(filled.background_keys) and len(filled.outside)
     plain, uniform = (preserve(q, k, v, filled, False, uniform) for uniform in (False, True))
     scores = q @ k[:1].mT * q.shape[-1] ** -0.5
@@ -123,7 +123,7 @@ def test_which_kinds_are_refined_and_which_retain(
 def test_localization_is_equation_4(attention: tuple[Tensor, ...]) -> None:
     q, _, _, source, target = attention
     k, v = (torch.randn(3, 2, 7, 8, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
-    ours = localize(q, k, v, region(source, target, 64))
+    ours = localize(q, k, v, regions(source, target, [64])[64])
     words = torch.ones(7, dtype=torch.bool)
     inside = target[::2, ::2].flatten()[:, None]
     for lane in (0, 1):

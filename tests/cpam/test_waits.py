@@ -61,7 +61,7 @@ def waits(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     ("label", "once", "a_step"),
     [
         ("cpam", 4, 0),  # the masks at the sizes of four layers
-        ("cpam:refine=true", 4, 4),  # which change at each step
+        ("cpam:refine=true", 4, 1),  # which change at each step, all at once
         ("masactrl:step=1", 0, 0),
         ("masactrl:step=1,masked=true", 2, 0),
         ("pnp:inversion_steps=0", 0, 0),

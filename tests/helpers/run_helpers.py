@@ -150,7 +150,7 @@ def editors(*chosen: Any) -> dict[str, Any]:
 
 
 def described(chosen: Mapping[str, Any], todo: list[Sample], **changes: Any) -> Run:
-    known = {"records": None, "left_out": {}, "masks": ""} | changes.pop("data", {})
+    known = {"records": None, "left_out": {}, "masks": "", "annotations": ""} | changes.pop("data", {})
     data = SimpleNamespace(name="test", fingerprint="f" * 64, is_pocket=True, **known)
     settings: dict[str, Any] = {"steps": 5, "seed": 0} | changes
     return describe_run({"methods": list(chosen)}, data, todo, FakeBackbone(), chosen, **settings)

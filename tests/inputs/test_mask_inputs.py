@@ -121,6 +121,14 @@ def test_a_mask_under_another_suffix_or_case_is_pointed_at(tmp_path: Path, there
     assert found.what == "the mask is there under another name" and f"{there} is there" in found.mend
 
 
+@pytest.mark.parametrize("there", ["images/dog.PNG", "images/Dog.png", "images/dog.jpeg"])
+def test_an_image_under_another_suffix_or_case_is_pointed_at(tmp_path: Path, there: str) -> None:
+    release(tmp_path, size=SIZE)
+    (tmp_path / "images" / "dog.png").rename(tmp_path / there)
+    (found,) = load(tmp_path).problems
+    assert found.what == "the image is there under another name" and f"{there} is there" in found.mend
+
+
 def test_the_release_and_others_read_colours_their_own_way(tmp_path: Path) -> None:
     red = np.zeros((64, 64, 3), np.uint8)
     red[INSIDE, 0] = 255

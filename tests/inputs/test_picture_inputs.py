@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import noise, record, release
+from made_data import box, noise, record, release
 from PIL import Image
 
 from cpam_bench.imba import pictures
 from cpam_bench.imba.dataset import load, require_complete, summarize, validate
 from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.layouts.layout import packed_picture
+from cpam_bench.imba.masking.drawn import from_file
 from cpam_bench.imba.pictures import read_picture, to_rgb, upright
 from cpam_bench.imba.sample import Sample
 
@@ -87,6 +89,21 @@ def test_all_orientations_are_turned_as_viewers_do(tmp_path: Path, format: str, 
     np.testing.assert_array_equal(np.asarray(Sample("s", path, None, "p").read_image()), stored)
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("value", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_tiff_which_pillow_turns_by_itself_is_no_exception(tmp_path: Path, value: int, compression: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    stored = np.asarray(noise((24, 16)))
+    noise((24, 16)).save(tmp_path / "a.tiff", exif=exif, compression=compression)
+    picture = read_picture(tmp_path / "a.tiff", "picture")
+    np.testing.assert_array_equal(np.asarray(upright(picture)), TURNS[value](stored))
+    in_a_table = Sample("s", Image.open(tmp_path / "a.tiff"), None, "p")
+    for sample in (Sample("s", tmp_path / "a.tiff", None, "p"), in_a_table, in_a_table):  # also when read again
+        np.testing.assert_array_equal(np.asarray(sample.read_image()), stored)
+        assert pictures.orientation(sample.open_image()) == value
+
+
 def damaged_exif(path: Path) -> None:
     noise((20, 16)).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff" * 3)
 
@@ -108,6 +125,15 @@ def test_a_mask_of_the_turned_size_is_not_to_be_resized(tmp_path: Path) -> None:
     (line,) = [line for line in said(tmp_path) if "mask" in line.partition("(")[0]]
     assert "16 x 20 pixels, as its image is when it is turned upright" in line
     assert "Save both upright" in line and "do not resize" in line
+
+
+def test_a_mask_that_lies_on_its_side_is_not_to_be_resized(tmp_path: Path) -> None:
+    release(tmp_path)
+    Image.fromarray(box().T).save(tmp_path / "masks" / "dog.png")
+    (line,) = said(tmp_path)
+    assert "the mask is 16 x 20 pixels, and its image the other way round" in line and "do not resize" in line
+    with pytest.raises(UserError, match="16 x 20 pixels and its picture, upright, 20 x 16; turn .* do not resize"):
+        from_file(tmp_path / "masks" / "dog.png", (20, 16))
 
 
 # ---------------------------------------------------------------------------------------------------- what was taken
@@ -164,6 +190,8 @@ def test_heic_is_told_by_its_brand_and_not_called_damaged(tmp_path: Path, monkey
     (tmp_path / "images" / "dog.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     (line,) = said(tmp_path)
     assert "HEIC" in line and "pip install pillow-heif" in line and "damaged" not in line and "Fetch" not in line
+    with pytest.raises(ValueError, match="the image in the table is HEIC.*pip install pillow-heif"):
+        packed_picture({"bytes": (tmp_path / "images" / "dog.png").read_bytes()})
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (6, (48, 64)), (8, (48, 64))])
@@ -184,6 +212,19 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, orientation
         read_picture(tmp_path / "phone.heic", "picture")
 
 
+def test_heic_in_a_data_set_is_upright_and_a_line_says_so(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    release(tmp_path, size=(48, 64))  # the mask is drawn on the picture as it is shown
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pillow_heif.from_pillow(noise((64, 48))).save(tmp_path / "images" / "dog.png", exif=exif.tobytes())
+    (warning,) = require_complete(load(tmp_path))
+    assert "is HEIC: it is taken turned upright, as viewers show it" in warning.what
+    assert load(tmp_path).samples[0].read_image().size == (48, 64)
+    Image.fromarray(box((64, 48))).save(tmp_path / "masks" / "dog.png")
+    assert any("the other way round" in line and "do not resize" in line for line in said(tmp_path))
+
+
 def bomb(path: Path, edge: int) -> None:
     """A PNG of edge x edge black pixels in a few bytes a row."""
 
@@ -200,6 +241,33 @@ def test_a_bomb_is_told_with_its_size_and_the_limit(tmp_path: Path, edge: int, s
     bomb(tmp_path / "a.png", edge)
     with pytest.raises(UserError, match=rf"picture .*a\.png has {size}, more than the 64,000,000 that are read"):
         read_picture(tmp_path / "a.png", "picture")
+    with pytest.raises(ValueError, match=r"the image in the table (has 9000 x 9000 pixels, more|is damaged)"):
+        packed_picture((tmp_path / "a.png").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "format", ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "WEBP"]
+)
+def test_damage_of_any_kind_is_an_error_or_a_picture(tmp_path: Path, format: str) -> None:
+    noise((32, 32)).save(tmp_path / "whole", format)
+    whole = (tmp_path / "whole").read_bytes()
+    random = np.random.default_rng(0)
+    told = 0
+    for number in range(90):
+        data = bytearray(whole)
+        if number % 3 == 0:
+            del data[random.integers(len(data)) :]
+        for place in random.integers(0, (len(data), 200)[number % 2] or 1, 6 if number % 3 else 0):
+            data[place % len(data)] ^= 1 << random.integers(8)
+        (tmp_path / "damaged").write_bytes(data)
+        try:
+            picture = read_picture(tmp_path / "damaged", "picture")
+        except UserError as error:
+            told += str(tmp_path / "damaged") in str(error)
+        else:
+            pictures.taken(picture)
+            assert to_rgb(upright(picture)).mode == "RGB"
+    assert told > 10
 
 
 @pytest.mark.parametrize("kind", ["image", "mask", "records"])
@@ -236,10 +304,17 @@ def test_bad_pictures_cost_no_others(tmp_path: Path) -> None:
 def test_what_pillow_says_of_metadata_is_kept_from_the_terminal(tmp_path: Path) -> None:
     damaged_exif(tmp_path / "a.jpg")
     noise().quantize(8).save(tmp_path / "b.png", transparency=bytes(8))
+    noise().save(tmp_path / "c.tiff")
+    data = bytearray((tmp_path / "c.tiff").read_bytes())
+    place = data.index(struct.pack("<HHI", 277, 3, 1))  # samples a pixel: Pillow logs that these are too many
+    data[place + 8 : place + 10] = struct.pack("<H", 2051)
+    (tmp_path / "c.tiff").write_bytes(data)
     # In a process of its own, for the tests show every warning.
     code = "import sys; from pathlib import Path; from cpam_bench.imba import pictures as p\n"
-    code += "for name in sys.argv[1:]: x = p.read_picture(Path(name), 'x'); p.orientation(x); p.taken(x); p.to_rgb(x)"
-    command = [sys.executable, "-c", code, tmp_path / "a.jpg", tmp_path / "b.png"]
+    code += "import logging\nlogging.basicConfig(level=logging.WARNING)\n"  # as the command line does
+    code += "for name in sys.argv[1:]:\n try: x = p.read_picture(Path(name), 'x')\n except p.UserError: continue\n"
+    code += " p.orientation(x); p.taken(x); p.to_rgb(x)"
+    command = [sys.executable, "-c", code, tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "c.tiff"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
 

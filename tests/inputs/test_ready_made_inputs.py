@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -81,3 +82,13 @@ def test_names_are_found_by_their_normal_form(tmp_path: Path, form: str) -> None
     one = Sample("x", Path("images") / "Löwe.png", square(), "ein Löwe")
     picture(1).save(tmp_path / f"{unicodedata.normalize(form, 'Löwe.png-ein_Löwe')}.png")
     assert Imported("x", str(tmp_path)).picture(one) is not None
+
+
+def test_a_pipe_is_a_failed_edit_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "one.png")
+    picture(1).save(tmp_path / "two.png")
+    both = [sample(id="one"), sample(id="two")]
+    assert survey("x", Imported("x", str(tmp_path)), both, both) == []
+    assert edit(Imported("x", str(tmp_path)), both[1]).any()
+    with pytest.raises(UserError, match=r"sample one: .*one\.png is no regular file"):
+        edit(Imported("x", str(tmp_path)), both[0])

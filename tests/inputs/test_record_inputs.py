@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_data import noise, record, release
+from made_data import box, noise, record, release, tedbench
+from PIL import Image
 from typer.testing import CliRunner
 
 from cpam_bench.eval.commands.main import app
@@ -45,6 +46,27 @@ def test_names_are_found_by_their_normal_form(tmp_path: Path, written: str, on_d
         path.rename(path.with_name(unicodedata.normalize(on_disk, name)))
     data = load(tmp_path)
     assert validate(data) == [] and data.samples[0].read_mask().any()
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_so_are_the_folders_that_they_are_in(tmp_path: Path, written: str, on_disk: str) -> None:
+    name = "Tiere/Vögel/Löwe é.png"
+    here = unicodedata.normalize(on_disk, name)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / here).parent.mkdir(parents=True)
+    noise().save(tmp_path / "images" / here)
+    Image.fromarray(box()).save(tmp_path / "masks" / here)
+    (tmp_path / "data.json").write_text(json.dumps([record(unicodedata.normalize(written, name))]))
+    data = load(tmp_path)
+    assert validate(data) == [] and data.samples[0].read_mask().any()
+
+
+def test_masks_of_tedbench_are_found_so_too(tmp_path: Path) -> None:
+    tedbench(tmp_path, (unicodedata.normalize("NFC", "Löwe.png"), "a lion"))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(box()).save(tmp_path / "masks" / unicodedata.normalize("NFD", "Löwe.png"))
+    (sample,) = load(tmp_path).samples
+    assert sample.read_mask().any()
 
 
 def test_terminal_escapes_are_printed_as_text(tmp_path: Path) -> None:

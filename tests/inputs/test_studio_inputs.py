@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import time
 import weakref
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from paths import POCKET
 from PIL import Image
+from ports import free_port
 
 pytest.importorskip("gradio", reason="the extra 'studio' is not installed")
 
@@ -30,9 +30,7 @@ APPLE = POCKET / "images" / "replace-apple-to-orange.png"
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[str, Path, Any]]:
     """A real server: its address, its folder of uploads, and its page."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with serve.uploads() as folder:
         page = annotation_page(Studio(None, GrabCut(), POCKET))
         serve.launch(page, port)

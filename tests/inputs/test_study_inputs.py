@@ -170,3 +170,20 @@ def test_long_and_slow_senders_are_cut_off(study: Path, monkeypatch: pytest.Monk
         for unfinished in (b"", b"GET /r/nobody HTTP/1.1\r\nHost: ", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP"):
             assert answered(port, unfinished)[:12] in (b"", b"HTTP/1.1 404")
         assert time.monotonic() - began < 15
+
+
+def test_scripts_in_prompts_and_questions_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "</title><script>alert(1)</script><img src=x>"
+    monkeypatch.setattr("study_runs.caption", lambda *_, **__: hostile)
+    run = make_run(tmp_path / "run", ["masactrl", "cpam"], 2)
+    plan = design.read_plan()
+    asked = plan.questions[0].model_copy(update={"text": hostile, "label": hostile})
+    plan = plan.model_copy(update={"title": hostile, "questions": [asked]})
+    design.init([run], tmp_path / "study", raters=2, plan=plan)
+    link = (tmp_path / "study" / "links.csv").read_text().splitlines()[1].partition(",")[2]
+    with TestClient(server.create_app(tmp_path / "study")) as client:
+        page = client.get(link, headers=PEOPLE)
+        assert "<script>alert" not in page.text and "<img src=x" not in page.text and "&lt;script&gt;" in page.text
+        assert "script-src 'self'" in page.headers["content-security-policy"]  # and nothing inline
+        state = client.get(f"{link}/state")
+        assert state.json()["task"]["prompt"] == hostile and state.headers["content-type"] == "application/json"

@@ -28,7 +28,8 @@ def test_ten_lines_of_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatc
     heads = [line.split()[0] for line in lines]
     assert heads == ["versions", "device", "hub", "room", "backbones", "CLIP", "captioner", "masks", "pocket", "IMBA"]
     assert "cannot be reached: no such host" in lines[2]
-    assert "pocket: here; sd15: not here (4.3 GB)" in lines[4]
+    sizes = "sd15: not here (4.3 GB); sd14: not here (4.3 GB); sd21: not here (5.2 GB); sdxl: not here (13.9 GB)"
+    assert f"pocket: here; {sizes}" in lines[4]
     assert lines[8].endswith("works: cpam-bench run")
     assert "will not work: backbone sd15, CLIP ViT-L-14/openai" in lines[9]
 

@@ -157,6 +157,28 @@ def test_edits_made_again_are_the_same(made: Path, tmp_path: Path) -> None:
     assert rerun(folder, 2, seed=1) != rerun(folder, 2, seed=2)
 
 
+def test_words_that_a_data_set_annotates_are_there_again(tmp_path: Path, clip: str) -> None:
+    """Without them Prompt-to-Prompt neither blends nor reweights, and the edit is another."""
+    root = write_dataset(tmp_path / "set", count=1)
+    (record,) = json.loads((root / "data.json").read_text())
+    record |= {"source_prompt": "a red dog", "target_text": "a red thing", "edited_words": ["dog", "thing"]}
+    (root / "data.json").write_text(json.dumps([record]))
+    settings = Settings(backbone=str(TINY), steps=3, device="cpu", clip=clip, threads=1)
+    label = "p2p-nti:blend_by=annotation,inversion=ddim,reweight=5.0"
+    outcome = execute(cpam_bench.imba.dataset.load(root), [label], tmp_path / "run", settings, measure=False)
+    assert outcome.failures == []
+    (again,) = rerun(tmp_path / "run", 1)
+    assert again.error is None and again.largest == 0
+    store = Store.open(tmp_path / "run")
+    (id,) = store.run.samples
+    assert stored_sample(store, id).edited_words == ("dog", "thing")
+    task = store.read_task(id)
+    assert task is not None
+    store.write_task(dataclasses.replace(task, edited_words=None), store.read_source(task), store.read_mask(task))
+    (otherwise,) = rerun(tmp_path / "run", 1)
+    assert otherwise.error is None and otherwise.largest > 0
+
+
 def test_an_edit_that_comes_out_otherwise_is_told(made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "moved"))
     store = Store.open(folder)

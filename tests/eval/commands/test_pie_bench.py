@@ -168,6 +168,24 @@ def test_the_table_has_the_means_beside_the_published_values(made: Made) -> None
     assert latex.isascii() and r"$\times$10$^3$" in latex
 
 
+def test_a_block_of_every_editing_type(made: Made) -> None:
+    sliced = ("table", "pie-bench", made.run, "--slice", "type")
+    text = invoke(*sliced)
+    assert "A block holds some of the samples, the published numbers all." in text
+    rows = [
+        row for row in csv.DictReader(io.StringIO(invoke(*sliced, "--format", "csv"))) if row["label"] == METHODS[0]
+    ]
+    assert [row["slice"] for row in rows] == [f"{type} {name}" for type, name in enumerate(made_data.PIE_TYPES)]
+    for type, row in enumerate(rows):
+        keys = [key for key in made.straight[METHODS[0]] if key.startswith(str(type))]
+        values = [made.straight[METHODS[0]][key]["clip_whole"] for key in keys]
+        assert float(row["clip_whole"]) == pytest.approx(np.mean(values), rel=1e-4), row["slice"]
+        assert row["clip_whole_n"] == str(len(keys)) and float(row["clip_whole_published"]) == 24.38
+        assert f"{row['slice']} ({len(keys)} samples): CLIPScore (whole) ↑" in text
+    refused = CliRunner().invoke(app, ["table", "pie-bench", str(made.run), "--slice", "colour"])
+    assert "no sample has such a tag" in str(refused.exception)
+
+
 def test_what_was_edited_by_the_pocket_parts_has_no_difference(made: Made, tmp_path: Path) -> None:
     described = json.loads((made.run / "run.json").read_text())
     described["backbone"]["pocket"] = True

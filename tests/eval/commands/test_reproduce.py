@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from backbones import tiny_sdxl
+from editor_helpers import small_backbone
 from typer.testing import CliRunner
 
 from cpam_bench.cpam.editing import LaneCount
@@ -100,7 +101,7 @@ def test_a_dry_run_plans_and_begins_nothing(tmp_path: Path, monkeypatch: pytest.
         "no network",
         "7.0 GB of",
         "unknown here",
-        "an A100 5.5 h",
+        "an A100 5.3 h",
     ):
         assert words in done.output, words
     assert list(tmp_path.iterdir()) == []
@@ -124,11 +125,36 @@ def test_hours_are_lanes_times_their_pace() -> None:
     editors = dict([registry.make("cpam"), registry.make("p2p-nti:inner_steps=2"), registry.make("imagic")])
     pace = plan.Pace(plain=1.0, gradient=3.0, trained=None, picture=5.0, peak_mib=None)
     found = plan.costs(editors, samples=36, steps=10, pace=pace, workers=2)
-    assert found["cpam"].lanes == LaneCount(plain=30)
-    assert found["cpam"].hours == pytest.approx(36 * (5 + 30 + 10) / 2 / 3600)
-    assert found["p2p-nti:inner_steps=2"].hours == pytest.approx(36 * (5 + 60 + 3 * 20 + 10) / 2 / 3600)
-    assert found["imagic"].hours is None  # it does not fit
-    text = "\n".join(plan.lines(found, 36, 10, pace))
-    assert "imagic cannot be timed" in text and "0.225 h" not in text and "13.5 min" in text
-    a100 = plan.hours_elsewhere({"cpam": found["cpam"]}, 36, 10)["an A100"]
-    assert a100 == pytest.approx(36 * 40 / 62.4 / 3600)
+    cpam, p2p = found.methods["cpam"], found.methods["p2p-nti:inner_steps=2"]
+    assert cpam.lanes == LaneCount(plain=30, shared=True)
+    assert cpam.hours == pytest.approx(36 * (5 + 30) / 2 / 3600)
+    assert p2p.hours == pytest.approx(36 * (5 + 60 + 3 * 20) / 2 / 3600)
+    assert found.inversion.hours == pytest.approx(36 * 10 / 2 / 3600)  # once, of the method that stands on it
+    assert found.hours == pytest.approx(36 * (35 + 125 + 10) / 2 / 3600)
+    assert found.methods["imagic"].hours is None  # it does not fit
+    text = "\n".join(plan.lines(found, 36, pace))
+    assert "imagic cannot be timed" in text and "51.0 min (inversion 3.0 min, cpam 10.5 min" in text
+    alone = plan.costs(dict([registry.make("cpam")]), 36, 10, None)
+    assert plan.hours_elsewhere(alone, 36)["an A100"] == pytest.approx(36 * 40 / 62.4 / 3600)
+    own = plan.costs(dict([registry.make("p2p-nti"), registry.make("cpam-release")]), 36, 10, pace, family="sdxl")
+    assert own.inversion.hours == 0 and own.methods["cpam-release"].lanes == LaneCount(plain=40)
+
+
+def test_the_probe_takes_the_median_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 30.0, 30.0, 30.3, 31.0, 31.6, 32.0, 39.0, *(40 + count / 10 for count in range(100))])
+    monkeypatch.setattr(plan, "REPEATS", 3)
+    monkeypatch.setattr(plan, "BUDGET", 100.0)
+    model = small_backbone()
+    before = model.evaluations
+    pace = plan.probe(model, clock=lambda backbone: next(seconds))
+    assert pace.picture == pytest.approx(0.6)  # after a warm-up of 30, and in spite of one that took 7
+    assert pace.plain == pytest.approx(0.1 / 3) and pace.gradient == pytest.approx(0.1)
+    assert model.evaluations - before == 4 * (3 + 1)
+
+
+def test_the_probe_of_a_slow_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(11.0 * count for count in range(100))
+    model = small_backbone()
+    before = model.evaluations
+    assert plan.probe(model, clock=lambda backbone: next(seconds)).plain == pytest.approx(11 / 3)
+    assert model.evaluations - before == 2 * (3 + 1)  # once to warm up, once timed

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
+import sys
+import types
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -155,6 +160,95 @@ def test_identity_of_a_retained_object(networks: Networks, places: dict[str, str
         with torch.inference_mode():
             tokens.append(model(((pixels(box) / 255 - mean) / deviation)[None]).last_hidden_state[0, 0])
     assert first[0][0] == pytest.approx(functional.cosine_similarity(*tokens, dim=0).item(), abs=1e-4)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, fails: Exception | None = None) -> list[str]:
+    """A package ``dreamsim`` with its interface and a network of one layer; notes the folders that it is asked for."""
+    asked: list[str] = []
+
+    class Embeds(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = torch.nn.Conv2d(3, 8, 56, 56)
+
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            a, b = (self.layer(pixels).flatten(1) for pixels in (one, other))
+            return 1 - functional.cosine_similarity(a, b, dim=-1)
+
+    def prepare(picture: Image.Image) -> torch.Tensor:
+        return pixels(picture.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))[None] / 255
+
+    def dreamsim(pretrained: bool, device: str, cache_dir: str) -> tuple[torch.nn.Module, object]:
+        assert pretrained and device == "cpu"
+        asked.append(cache_dir)
+        if fails:
+            raise fails
+        return Embeds().requires_grad_(False), prepare
+
+    package = types.ModuleType("dreamsim")
+    package.__spec__ = importlib.machinery.ModuleSpec("dreamsim", None)
+    package.dreamsim = dreamsim  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dreamsim", package)
+    return asked
+
+
+def test_dreamsim_of_a_retained_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = stand_in(monkeypatch)
+    networks = Networks(places={"dreamsim": str(tmp_path / "weights")})
+    same = np.array(picture(0))
+    same[~square()] = 0
+    found = values(batch([Image.fromarray(same), picture(7)]), networks, "dreamsim_identity")[0]
+    assert asked == [str(tmp_path / "weights")] and Path(asked[0]).is_dir()
+    model = sys.modules["dreamsim"].dreamsim(True, "cpu", "")[0]
+    crops = [
+        pixels(image.crop((16, 16, 48, 48)).resize((224, 224), Image.Resampling.BICUBIC))[None] / 255
+        for image in (picture(1), picture(7))
+    ]
+    assert found == pytest.approx([0, model(*crops).item()], abs=1e-4) and found[1] > 0.01
+    assert np.isnan(values(batch([picture(7)], retained=False), networks, "dreamsim_identity")).all()
+    told = describe("dreamsim_identity", choose(["dreamsim_identity"])["dreamsim_identity"], networks)
+    assert told["better"] == "lower" and len(told["weights_sha256"]) == 64 and "DreamSim" in told["scorer"]
+
+
+def test_dreamsim_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "dreamsim", None)
+    with pytest.raises(UserError, match="pip install dreamsim"):
+        values(batch([picture(7)]), Networks(), "dreamsim_identity")
+    stand_in(monkeypatch, URLError("no such host"))
+    with pytest.raises(UserError, match=r"network dreamsim \(.*weights\) cannot be loaded: .*no such host"):
+        values(batch([picture(7)]), Networks(places={"dreamsim": str(tmp_path / "weights")}), "dreamsim_identity")
+
+
+def test_a_source_of_several_edits_is_looked_at_once(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ("structure_distance", "dino_identity")
+    edits = [picture(7), picture(8), picture(9), picture(9)]
+    alone = [values(batch([picture(5), edit]), networks, *labels) for edit in edits[:3]]  # of the second source
+    made = batch([picture(5), *edits[:3]])
+    together = replace(
+        made,
+        source=made.source[[0, 1, 1, 1]],
+        prompts=["a dog"] * 4,
+        source_prompts=[""] * 4,
+        _made={},
+    )
+    seen: list[int] = []
+    dino = networks.dino()
+    shown = dino.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+    )
+    try:
+        found = values(together, networks, *labels)
+    finally:
+        shown.remove()
+    assert seen == [2, 4]  # two sources, four edits; DINO-I has another network
+    for label, column in enumerate(found):
+        assert column[1:] == pytest.approx([each[label][1] for each in alone], rel=1e-4, abs=1e-7)
+    other_object = replace(
+        together, retained=together.retained & np.array([True, True, False, True])[:, None, None], _made={}
+    )
+    again = values(other_object, networks, "dino_identity")[0]
+    assert np.isnan(again[2]) and again[3] == pytest.approx(found[1][3], abs=1e-5)
 
 
 def test_crops_keep_their_shape() -> None:

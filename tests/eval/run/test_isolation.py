@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from paths import TINY
+from ports import free_port
 from run_helpers import write_clip, write_dataset
 from study_runs import make_run
 
@@ -93,9 +93,7 @@ def test_by_what_is_served(command: str, tmp_path: Path) -> None:
         arguments = ["study", "serve", str(tmp_path / "study")]
     else:
         arguments = ["studio", "--backbone", str(TINY), "--device", "cpu"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([CONSOLE, *arguments, "--port", str(port)], cwd=folder, env=environment("."))
     try:
         deadline = time.monotonic() + 120

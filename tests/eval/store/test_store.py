@@ -248,5 +248,5 @@ def test_records_are_plain_json(store):
 
 def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"\.lock cannot be written: Is a directory"), locked(tmp_path):
+    with pytest.raises(UserError, match=r"\.lock cannot be written: it is a folder"), locked(tmp_path):
         pass

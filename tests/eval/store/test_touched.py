@@ -166,3 +166,31 @@ def test_a_damaged_picture_is_one_line_in_every_reader(run: Path, tmp_path: Path
         called = CliRunner().invoke(app, arguments)
         assert called.exception is None or isinstance(called.exception, (SystemExit, UserError)), called.exception
     assert file in " ".join(score(Store.open(run), ["mse_background"]).damaged)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".cpam-bench-0.part", "edits/.cpam-bench-0.part", ".lock", "scores.csv", "scores.json", "hashes.json"),
+        *("leaderboard.csv", "sources/s0.png", "sources/s0.json", "edits/noise/s0.png", "edits/noise/s0.json"),
+    ],
+)
+def test_a_folder_in_the_place_of_any_file_is_one_line(run: Path, name: str) -> None:
+    if name.startswith("edits/noise"):
+        name = name.replace("noise", next(path.name for path in (run / "edits").iterdir() if "noise" in path.name))
+    if (run / name).is_file():
+        (run / name).unlink()
+    (run / name).mkdir()
+    told = f"{name} cannot be written: it is a folder. Move it away"
+    for command in ("status", "leaderboard", "verify", "score --metrics mse_background"):
+        words = command.split()
+        called = CliRunner().invoke(app, [words[0], str(run), *words[1:]])
+        assert called.exception is None or isinstance(called.exception, (SystemExit, UserError)), called.exception
+        if name in (".lock", "scores.csv", "scores.json", "hashes.json", "leaderboard.csv") and words[0] == "score":
+            assert told in str(called.exception)
+    if name.endswith((".part", ".csv")) or name in ("scores.json", "hashes.json"):
+        run_all(run, editors(Brighten(), Noise(), Broken("s1")), samples(3))  # leaves it alone, and goes on
+    else:
+        with pytest.raises(UserError, match=told):
+            run_all(run, editors(Brighten(), Noise(), Broken("s1")), samples(3))
+    assert (run / name).is_dir()

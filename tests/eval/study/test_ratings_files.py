@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.scoring.score import score
 from cpam_bench.eval.store.store import Store
-from cpam_bench.eval.study import correlate, design, ratings
+from cpam_bench.eval.study import correlate, design, means, ratings
 from cpam_bench.imba.errors import UserError
 
 HEAD = "rater,method,sample,question,rating"
@@ -90,6 +90,30 @@ def test_the_scale_belongs_to_the_mapping_and_ratings_keep_to_it(tmp_path: Path)
         (tmp_path / "map.toml").write_text(f"scale = {scale}\n")
         with pytest.raises(UserError, match="cannot read the mapping"):
             ratings.read(table, tmp_path / "map.toml")
+
+
+def test_mappings_plans_and_means_that_are_odd_files_are_one_line(tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    for content, words in ((b"a = 'caf\xe9'", "UTF-8"), (b"\xff\xfea\0", "UTF-8|is not a table of means")):
+        odd.write_bytes(content)
+        with pytest.raises(UserError, match=f"odd.*({words})"):
+            ratings.read_mapping(odd)
+        with pytest.raises(UserError, match=f"odd.*({words})"):
+            design.read_plan(odd)
+        with pytest.raises(UserError, match=f"odd.*({words})"):
+            means.read_means(odd)
+    for name in (ratings.read_mapping, design.read_plan, means.read_means):
+        with pytest.raises(UserError, match="nowhere"):
+            name(tmp_path / "nowhere")
+
+
+def test_tables_of_means_are_read_as_ratings_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("method;realistic\nA;1,5\nnan;2,25\n", encoding="utf-16")
+    found = means.read_means(tmp_path / "a.csv")
+    assert found.methods == ["A", "nan"] and found.mean.tolist() == [[1.5], [2.25]]
+    (tmp_path / "b.csv").write_text("method,realistic\nA,1,5\n")
+    with pytest.raises(UserError, match="line 2: it has 3 cells, and the head 2"):
+        means.read_means(tmp_path / "b.csv")
 
 
 def test_a_plan_with_an_infinite_scale_is_refused(tmp_path: Path) -> None:

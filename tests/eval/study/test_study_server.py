@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from study_runs import make_run
 pytest.importorskip("fastapi", reason="the extra 'study' is not installed")
 from fastapi.testclient import TestClient
 from paths import ROOT
+from ports import free_port
 
 from cpam_bench.eval.study import database, design, ratings
 from cpam_bench.eval.study.server import create_app
@@ -323,12 +323,6 @@ def test_the_export_says_what_the_study_says(study: Path, client: TestClient, tm
     assert sorted(map(str, one.raters[columns].to_numpy())) == sorted(map(str, two.raters[columns].to_numpy()))
     assert one.raters["controls_wrong"].notna().all() and one.raters["repeat_difference"].notna().all()
     assert aggregate.write(one, tmp_path / "out")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

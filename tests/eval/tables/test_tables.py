@@ -28,12 +28,14 @@ from cpam_bench.eval.metrics.metric import PROTOCOLS
 from cpam_bench.eval.report.export import export
 from cpam_bench.eval.report.page import write_report
 from cpam_bench.eval.study.table3 import runs_of
+from cpam_bench.eval.tables.model import Table
 from cpam_bench.eval.tables.pie_bench import METRICS as PIE_METRICS
 from cpam_bench.eval.tables.pie_bench import pie_bench_beside
 from cpam_bench.eval.tables.published import PAPER, match, published
 from cpam_bench.eval.tables.table1 import table1
 from cpam_bench.eval.tables.table2 import table2_beside
 from cpam_bench.eval.tables.write import render
+from cpam_bench.imba.build import published_annotations
 from cpam_bench.imba.common.files import write_json, write_rows
 from cpam_bench.imba.common.hashes import POCKET as POCKET_HASHES
 from cpam_bench.imba.errors import UserError
@@ -252,10 +254,10 @@ def test_a_declaration_that_differs_is_marked() -> None:
 
 @pytest.fixture
 def imba(run: Path, tmp_path: Path) -> Path:
-    """The same run, of the paper's data set."""
+    """The same run, of the paper's annotations."""
     folder = Path(shutil.copytree(run, tmp_path / "imba"))
     described = json.loads((folder / "run.json").read_text())
-    described["dataset"] |= {"name": "IMBA", "pocket": False}
+    described["dataset"] |= {"name": "IMBA", "pocket": False, "annotations": published_annotations()}
     described["backbone"] |= {"pocket": False}
     write_json(folder / "run.json", described)
     return folder
@@ -376,14 +378,24 @@ def test_the_table_itself_says_what_differs_from_the_paper(run: Path, format: st
 
 def test_the_papers_own_protocol_is_recognised(run: Path, tmp_path: Path) -> None:
     described = json.loads((run / "run.json").read_text())
-    described["dataset"] |= {"name": "IMBA", "pocket": False}
+    described["dataset"] |= {"name": "my_copy", "pocket": False, "annotations": published_annotations()}
     described["backbone"] |= {"name": "sd15", "resolution": 512, "pocket": False}
     described |= {"steps": 50, "samples": [f"s{i}" for i in range(104)]}
     write_json(tmp_path / "run.json", described)
     for name in ("scores.csv", "scores.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    caption = table2_beside(tmp_path).caption
-    assert "Measured (agrees where the paper says)" in caption and "not comparable" not in caption
+    table = table2_beside(tmp_path)
+    assert "Measured (agrees where the paper says)" in table.caption and "not comparable" not in table.caption
+    assert "difference" in table.heads
+
+
+def test_a_folder_called_imba_is_not_imba(imba: Path) -> None:
+    described = json.loads((imba / "run.json").read_text())
+    described["dataset"] |= {"annotations": "0" * 64}
+    described["samples"] = [f"s{i}" for i in range(104)]
+    write_json(imba / "run.json", described)
+    table = table2_beside(imba)
+    assert "difference" not in table.heads and "differs in data set" in table.caption
 
 
 def test_skipped_samples_and_whose_masks_stand_in_every_table(imba: Path, tmp_path: Path) -> None:
@@ -560,9 +572,15 @@ def test_tau_and_units_of_a_run_of_pie_bench(tmp_path: Path) -> None:
     other = pie_bench_beside(tmp_path)
     assert "difference" not in other.heads and "not measured of comparable things" in other.notes[0]
     with pytest.raises(UserError, match="give it with a run"):
-        invoke("pie-bench", tmp_path, "--slice", "kind")
+        invoke("pie-bench", "--slice", "kind")
 
 
 def test_a_run_without_the_seven_is_told_how_to_measure_them(run: Path) -> None:
     with pytest.raises(UserError, match="no structure_distance; measure it .* --protocol pie-bench"):
         invoke("pie-bench", run)
+
+
+def test_formulas_are_escaped_in_csv() -> None:
+    data = pd.DataFrame({"method": ["=1+1", "a"], "change": [-1.5, 2.0]})
+    table = Table(2, "", [], ["Method", "Change"], [], [], data)
+    assert render(table, "csv") == "method,change\n'=1+1,-1.5\na,2.0\n"

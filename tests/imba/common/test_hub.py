@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -77,3 +81,43 @@ def test_what_cannot_be_a_repository_is_told_at_once(name: str) -> None:
     with pytest.raises(UserError, match="cannot be the name of a repository") as refused:
         hub.require(name)
     assert len(str(refused.value)) < 300
+
+
+PARTS: dict[str, Any] = {name: ["library", "Class"] for name in ("unet", "vae", "text_encoder", "tokenizer")}
+SECOND = {name: ["library", "Class"] for name in ("text_encoder_2", "tokenizer_2")}
+
+
+def fetched(cache: Path, index: Any, parts: list[str]) -> Path:
+    """The snapshot of a made-up repository ``some/model`` in the hub's cache, with some of its parts."""
+    snapshot = cache / "models--some--model" / "snapshots" / "abc"
+    refs = cache / "models--some--model" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("abc")
+    for part in parts:
+        (snapshot / part).mkdir(parents=True)
+        (snapshot / part / ("vocab.json" if "token" in part else "model.safetensors")).write_text("{}")
+    (snapshot / "model_index.json").write_text(index if isinstance(index, str) else json.dumps(index))
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("index", "lacking", "whole"),
+    [
+        (PARTS, [], True),
+        (PARTS, ["tokenizer"], False),
+        (PARTS | SECOND, [], True),
+        (PARTS | SECOND, ["text_encoder_2"], False),
+        (PARTS | SECOND, ["tokenizer_2"], False),
+        (PARTS | {"text_encoder_2": [None, None], "tokenizer_2": [None, None]}, [], True),  # it has none
+        (PARTS | {"safety_checker": ["library", "Class"]}, [], True),  # nothing is edited with it
+        ("[]", [], False),
+        ("{", [], False),
+    ],
+)
+def test_a_pipeline_is_here_once_all_that_edits_is(
+    index: Any, lacking: list[str], whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "cache", lambda: tmp_path)
+    named = [name for name, part in index.items() if part != [None, None]] if isinstance(index, dict) else list(PARTS)
+    snapshot = fetched(tmp_path, index, [name for name in named if name not in [*lacking, "safety_checker"]])
+    assert hub.snapshot("some/model") == (snapshot if whole else None)

@@ -47,8 +47,10 @@ def test_a_file_follows_the_layouts_rule_and_must_fit(tmp_path: Path, disc: np.n
     made = from_file(tmp_path / "faint.png", SIZE)
     assert np.array_equal(made.mask, disc)
     assert made.origin.tool == "file" and len(made.origin.inputs["sha256"]) == 64
-    with pytest.raises(UserError, match="90 x 60 pixels and its picture 60 x 90"):
+    with pytest.raises(UserError, match="90 x 60 pixels and its picture, upright, 60 x 90; turn the mask"):
         from_file(tmp_path / "faint.png", (60, 90))
+    with pytest.raises(UserError, match="90 x 60 pixels and its picture 60 x 91; resize"):
+        from_file(tmp_path / "faint.png", (60, 91))
     Image.new("L", SIZE).save(tmp_path / "black.png")
     with pytest.raises(UserError, match="black everywhere"):
         from_file(tmp_path / "black.png", SIZE)
