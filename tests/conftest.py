@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# One thread a process, in the processes that tests start too: the tests' networks are small, and the other cores are
+# for other tests (pytest -n auto). Before torch is loaded, which reads it then; what the user has set stays.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -149,8 +149,9 @@ class PocketIdentity:
 
 
 def _cosine(batch: Batch, embed: Callable[[list[Image.Image]], Tensor]) -> Tensor:
-    source, edit = map(embed, _crops(batch))
-    return (source * edit).sum(-1)
+    before, after = _crops(batch)
+    source = batch.of_source(lambda chosen: embed([before[index] for index in chosen]))
+    return (source * embed(after)).sum(-1)
 
 
 def _crops(batch: Batch) -> tuple[list[Image.Image], list[Image.Image]]:

@@ -64,6 +64,18 @@ class Batch:
             self._made[key] = make()
         return cast("T", self._made[key])
 
+    def of_source(self, make: Callable[[np.ndarray], Tensor]) -> Tensor:
+        """What depends on the source alone, made once where several edits are of one source: (B, ...).
+
+        Args:
+            make: from the indices of some edits of the batch, no two of one source, to a row each.
+        """
+        parts = (self.source, self.mask, self.retained)
+        keys = [tuple(part[index].tobytes() for part in parts) for index in range(len(self))]
+        firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+        order = sorted(firsts.values())
+        return make(np.array(order))[[order.index(firsts[key]) for key in keys]]
+
     def pixels(self, which: Literal["source", "edit", "truth"]) -> Tensor:
         """A batch of pictures as float32 (B, 3, H, W) in [0, 1]."""
 

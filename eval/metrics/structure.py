@@ -54,7 +54,8 @@ class StructureDistance:
         return {"protocol": words, **networks.dino().describe()}
 
     def measure(self, batch: Batch, networks: Networks) -> Tensor:
-        source, edit = (self._similarity(batch.pixels(which), networks) for which in ("source", "edit"))
+        source = batch.of_source(lambda chosen: self._similarity(batch.pixels("source")[chosen], networks))
+        edit = self._similarity(batch.pixels("edit"), networks)
         return (edit - source).square().flatten(1).mean(1)
 
     def _similarity(self, pixels: Tensor, networks: Networks) -> Tensor:

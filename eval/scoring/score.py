@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,12 +180,19 @@ def _held(store: Store, edits: list[Edit], inputs: str) -> tuple[Measured, dict[
 def measure_edits(
     store: Store, tasks: dict[str, Task], edits: list[Edit], metrics: Mapping[str, Metric], networks: Networks
 ) -> dict[str, list[float]]:
-    """Label -> the value of each edit, read from the store and measured in batches."""
-    values: dict[str, list[float]] = {label: [] for label in metrics}
+    """Label -> the value of each edit, read from the store and measured in batches.
+
+    A sample's edits go together, so that what depends on the source alone is made once for them.
+    """
+    values = {label: [math.nan] * len(edits) for label in metrics}
+    places = {sample: place for place, sample in enumerate(dict.fromkeys(edit.sample for edit in edits))}
+    order = sorted(range(len(edits)), key=lambda index: places[edits[index].sample])  # stable: methods as they were
     for start in range(0, len(edits), BATCH):
-        batch = load_batch(store, tasks, edits[start : start + BATCH], networks.device)
+        chosen = order[start : start + BATCH]
+        batch = load_batch(store, tasks, [edits[index] for index in chosen], networks.device)
         for label, measured in seam.measure(batch, metrics, networks).items():
-            values[label] += measured
+            for index, value in zip(chosen, measured, strict=True):
+                values[label][index] = value
     return values
 
 

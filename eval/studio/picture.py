@@ -18,6 +18,7 @@ from cpam_bench.cpam.source import Source
 from cpam_bench.eval.figures.sheet import sheet
 from cpam_bench.eval.methods import registry
 from cpam_bench.eval.run.worker import edit_seed
+from cpam_bench.imba.checks import vanishes
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.kinds import Fit
 from cpam_bench.imba.masking.made import MadeMask
@@ -124,11 +125,18 @@ def edit(
         the picture as the editors saw it, and label -> result.
 
     Raises:
-        UserError: a method cannot edit this sample, or does not run on this backbone.
+        UserError: a method cannot edit this sample, or does not run on this backbone; or nothing of the region is left
+            at its resolution, as in a run.
     """
     for label, editor in editors.items():
         if reason := registry.refusal(editor, backbone.family):
             raise UserError(f"{label} does not run on {backbone.name}: {reason}")
+    seen = None if sample.region is None else sample.read_mask()
+    if seen is not None and seen.any() and (gone := vanishes(seen, backbone.resolution)):
+        raise UserError(
+            f"nothing of the mask is left at the model's resolution ({gone}); grow it (grow=8), or take a backbone of a"
+            " higher resolution"
+        )
     source = Source(sample, backbone, steps)
     frame, picture = sample.find_frame(), to_rgb(sample.open_image())
     region = None if sample.region is None else replace(sample, fit="squash").read_mask()

@@ -1,6 +1,7 @@
 """CPAM's loop with a denoiser of Stable Diffusion 1.5's size: beside a plain loop, and beside what the release spends.
 
     python tests/benchmarks/full_loop.py [--edge 512] [--rounds 2]
+    python tests/benchmarks/full_loop.py --pocket --rounds 5    # the same on the pocket backbone
 
 Random weights, float32 on the CPU, one step, on one thread.  Prints a line of JSON a round: the processor's seconds,
 the least so far.
@@ -69,9 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--edge", type=int, default=512, help="pixels, eight of them a latent")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pocket", action="store_true", help="the pocket backbone instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    backbone = backbone_of(options.edge)
+    backbone = Backbone.load("pocket") if options.pocket else backbone_of(options.edge)
     task = make_sample(retain_object=True)
     source = Source(task, backbone, steps=1)
     edited = task.target_prompt
@@ -103,7 +105,8 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "edge": options.edge,
+                    "backbone": backbone.name,
+                    "edge": backbone.resolution,
                     "latents": backbone.grid,
                     "rounds": turn + 1,
                     "lanes_a_step": lanes,

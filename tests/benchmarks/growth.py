@@ -5,8 +5,8 @@
     python tests/benchmarks/growth.py figure     # results/growth.png of both
 
 Each adds to ``results/growth.json`` (``--out``).  Seconds are the processor's, workers' included, on one thread each,
-so that they can be compared on a busy machine.  The model beside the edits is lanes x seconds a lane + a constant a
-sample, at the same edge: what an evaluation of one lane takes, and what is left of a run of two samples.
+so that they can be compared on a busy machine.  The model beside the edits is lanes x seconds a lane + a constant an
+edit, at the same edge: what an evaluation of one lane takes, and what is left of a run of one edit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import argparse
 import functools
 import json
 import os
-import resource
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from cpam_bench.eval.audit.verify import verify  # noqa: E402
 from cpam_bench.eval.methods import registry  # noqa: E402
 from cpam_bench.eval.report.page import write_report  # noqa: E402
 from cpam_bench.eval.run import driver as runner  # noqa: E402
+from cpam_bench.eval.run.costs import peak, reset_peak  # noqa: E402
 from cpam_bench.eval.run.describe import describe_run  # noqa: E402
 from cpam_bench.eval.run.executor import Executor, Serial  # noqa: E402
 from cpam_bench.eval.run.processes import Processes  # noqa: E402
@@ -48,8 +50,10 @@ from cpam_bench.imba.common.files import write_atomic  # noqa: E402
 from cpam_bench.imba.dataset import Dataset  # noqa: E402
 from cpam_bench.imba.sample import Sample  # noqa: E402
 
-LABELS = ("ddim", "sdedit", "cpam", "masactrl", "pnp:inversion_steps=0", "fpe")
-INVERTED = frozenset(LABELS) - {"sdedit"}
+LABELS = ("ddim", "cpam", "masactrl", "pnp:inversion_steps=0", "fpe", "ddim-paste")
+
+
+EDGES = (128, 256, 512)
 
 
 def spent() -> float:
@@ -85,51 +89,50 @@ def cost(samples: int, methods: int, edge: int, steps: int, workers: int = 0) ->
     with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / "run"):
         described = describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)
         store = Store.create_or_resume(Path(folder) / "run", described)
-        started = spent()
+        before, started = backbone.evaluations, spent()
         failures = runner.run(store, data.samples, editors, backbone, executor=executor, progress=False, warnings=False)
         seconds = spent() - started
     assert not failures, failures
-    lanes = sum(3 if label in ("cpam", "masactrl", "pnp:inversion_steps=0", "fpe") else 2 for label in LABELS[:methods])
-    inverted = any(label in INVERTED for label in LABELS[:methods])
     return {
         "samples": samples,
         "methods": methods,
         "edge": edge,
         "workers": workers,
         "steps": steps,
-        "lanes": samples * steps * (lanes + inverted),
+        "lanes": None if workers else backbone.evaluations - before,
         "seconds": round(seconds, 2),
         "seconds_an_edit": round(seconds / samples / methods, 3),
     }
 
 
-def a_lane(edge: int, rounds: int = 5) -> float:
+def a_lane(edge: int, rounds: int = 3) -> float:
     """The least seconds of one evaluation of one lane, of some rounds."""
     backbone = backbone_of(edge)
     latents, text = torch.zeros(1, 4, *backbone.grid), backbone.text("")
     least = float("inf")
     for _ in range(rounds):
-        started = spent()
-        for _ in range(4):
-            backbone.predict(latents, 500, text)
-        least = min(least, (spent() - started) / 4)
+        started = time.process_time()
+        backbone.predict(latents, 500, text)
+        least = min(least, time.process_time() - started)
     return least
 
 
-def edits(steps: int, sizes: Sequence[int]) -> dict[str, Any]:
+def edits(steps: int, sizes: Sequence[int], keep: Callable[[dict[str, Any]], None]) -> None:
     cost(1, 1, 128, steps)  # warm
-    runs: dict[str, list[dict[str, Any]]] = {
-        "samples": [cost(samples, 1, 128, steps) for samples in sizes],
-        "methods": [cost(4, methods, 128, steps) for methods in range(1, 1 + len(LABELS))],
-        "workers": [cost(16, 2, 128, steps, workers) for workers in (1, 2)],
-        "edge": [cost(2, 1, edge, steps) for edge in (128, 256, 512)],
+    found: dict[str, Any] = {"seconds_a_lane": {str(edge): round(a_lane(edge), 4) for edge in EDGES}, "runs": {}}
+    runs = found["runs"]
+    runs["samples"] = [cost(samples, 1, 128, steps) for samples in sizes]
+    keep(found)
+    runs["edge"] = [cost(1, 1, edge, steps) for edge in EDGES]
+    found["constant_an_edit"] = {
+        str(run["edge"]): round(run["seconds"] - run["lanes"] * found["seconds_a_lane"][str(run["edge"])], 3)
+        for run in runs["edge"]
     }
-    lanes = {str(edge): round(a_lane(edge), 4) for edge in (128, 256, 512)}
-    constants = {}
-    for run in runs["edge"]:
-        beside = run["seconds"] - run["lanes"] * lanes[str(run["edge"])]
-        constants[str(run["edge"])] = round(beside / run["samples"], 3)
-    return {"runs": runs, "seconds_a_lane": lanes, "constant_a_sample": constants}
+    keep(found)
+    runs["methods"] = [cost(2, methods, 128, steps) for methods in range(1, 1 + len(LABELS))]
+    keep(found)
+    runs["workers"] = [cost(4, 2, 128, steps, workers) for workers in (1, 2)]
+    keep(found)
 
 
 # commands -------------------------------------------------------------------------------------------------------------
@@ -145,22 +148,26 @@ def resume(folder: Path, samples: Sequence[str]) -> None:
 
 
 def apart(work: Callable[[], object]) -> dict[str, float]:
-    """Do something in a process of its own: its seconds, and how much more memory it had than at its start, MiB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Do something in a process of its own: its seconds, and the memory in MiB beside what it began with."""
+    here = SimpleNamespace(device="cpu")
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            reset_peak(here)
+            before = peak(here)
             work()
+            os.write(writer, str((peak(here) or 0) - (before or 0)).encode())
             code = 0
         finally:
             os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        memory = told.read()
     _, ended, usage = os.wait4(child, 0)
     assert ended == 0, "see above"
-    return {
-        "seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "memory_mib": max(0, round((usage.ru_maxrss - before) / 1024)),
-    }
+    return {"seconds": round(usage.ru_utime + usage.ru_stime, 2), "memory_mib": round(float(memory), 1)}
 
 
 def commands(samples: int) -> dict[str, Any]:
@@ -191,49 +198,40 @@ def commands(samples: int) -> dict[str, Any]:
 
 
 def figure(found: dict[str, Any], out: Path) -> None:
+    """Draw what has been measured so far; runs of one command that was stopped lack some."""
     from matplotlib.figure import Figure
 
     drawn = Figure((13, 6.4), layout="constrained")
     axes = list(drawn.subplots(2, 3).flat)
-    if "edits" in found:
-        made = found["edits"]
-        for axis, (what, unit) in zip(axes, (("samples", ""), ("methods", ""), ("edge", " px")), strict=False):
-            runs = made["runs"][what]
+    made, runs = found.get("edits", {}), found.get("edits", {}).get("runs", {})
+    for axis, what in zip(axes, ("samples", "edge", "methods", "workers"), strict=False):
+        axis.set(xlabel=f"{what}, px" if what == "edge" else what, ylabel="processor's seconds an edit")
+        measured = runs.get(what, [])
+        axis.set_visible(bool(measured))
+        axis.plot([run[what] for run in measured], [run["seconds_an_edit"] for run in measured], "o-", label="measured")
+        if what != "workers" and "constant_an_edit" in made:
             modelled = [
-                run["lanes"] * made["seconds_a_lane"][str(run["edge"])]
-                + run["samples"] * made["constant_a_sample"][str(run["edge"])]
-                for run in runs
+                run["lanes"] / run["samples"] / run["methods"] * made["seconds_a_lane"][str(run["edge"])]
+                + made["constant_an_edit"][str(run["edge"])]
+                for run in measured
             ]
-            edits = [run["samples"] * run["methods"] for run in runs]
-            places = [run[what] for run in runs]
-            axis.plot(places, [run["seconds_an_edit"] for run in runs], "o-", label="measured")
-            axis.plot(places, [s / n for s, n in zip(modelled, edits, strict=True)], "--", label="lanes and a constant")
-            axis.set(xlabel=what + unit, ylabel="seconds an edit", ylim=(0, None))
-            if what != "methods":
-                axis.set_xscale("log", base=2)
-            axis.legend()
-        axis = axes[3]
-        workers = made["runs"]["workers"]
-        axis.bar([str(run["workers"]) for run in workers], [run["seconds_an_edit"] for run in workers])
-        axis.set(xlabel="workers", ylabel="seconds an edit, start included")
-    if "commands" in found:
-        kept = axes[-2:]
-        for axis, what, name in (
-            (kept[0], "seconds", "seconds"),
-            (kept[1], "memory_mib", "memory beside its start, MiB"),
-        ):
-            for command in found["commands"][0]["commands"]:
-                points = [(run["edits"], run["commands"][command][what]) for run in found["commands"]]
-                axis.plot(*zip(*points, strict=True), "o-", label=command)
-            axis.set(xlabel="edits in the run", ylabel=name, xlim=(0, None), ylim=(0, None))
-            axis.legend()
+            axis.plot([run[what] for run in measured], modelled, "--", label="lanes and a constant")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    for axis, what, name in zip(axes[-2:], ("seconds", "memory_mib"), ("processor's seconds", "MiB"), strict=True):
+        for command in ("resume", "status", "leaderboard", "verify", "report"):
+            points = [(run["edits"], run["commands"][command][what]) for run in found.get("commands", [])]
+            points = [point for point in points if point[1] is not None]
+            axis.plot([edits for edits, _ in points], [value for _, value in points], "o-", label=command)
+        axis.set(xlabel="edits in the run", ylabel=name, xlim=(0, None), ylim=(0, None))
+        axis.legend()
     drawn.savefig(out, dpi=90)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["edits", "commands", "figure"])
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--sizes", help="how many samples, by default 1,8,64,512 and for commands 500,1000,2000,5000")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "growth.json")
     options = parser.parse_args()
@@ -244,8 +242,7 @@ def main() -> None:
         figure(known, options.out.with_suffix(".png"))
         return
     if options.what == "edits":
-        known["edits"] = edits(options.steps, sizes or [1, 8, 64, 512])
-        keep(known, options.out)
+        edits(options.steps, sizes or [1, 8, 64, 512], lambda found: keep({**known, "edits": found}, options.out))
         return
     known["commands"] = []
     for size in sizes or [500, 1000, 2000, 5000]:

@@ -4,7 +4,8 @@
 ways in one run, on the same device and with the same networks.  Their weights are random ones of the right size: they
 take the same time.  ``--small`` takes tiny networks, so that what is left is the handling of the pictures.  The
 authors' way is that of ``tests/helpers/straight_metrics.py``, with SSIM by torchmetrics in single precision.  Time is
-that of the processor, so that other work on the machine does not count.
+that of the processor, so that other work on the machine does not count.  ``--methods`` edits each source so many times,
+as a run of several methods does.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ def write_networks(folder: Path, small: bool) -> dict[str, str]:
     return {"transformers-clip": str(folder / "clip"), "dino": str(folder / "dino")}
 
 
-def pictures(count: int, edge: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def pictures(count: int, edge: int, methods: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
-        source, edit = (
+        source, *edits = (
             np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((edge, edge)))
-            for _ in range(2)
+            for _ in range(1 + methods)
         )
         mask = np.zeros((edge, edge), bool)
         top, left = rng.integers(0, edge // 2, 2)
         mask[top : top + edge // 3, left : left + edge // 3] = True
-        found.append((source, edit, mask))
+        found += [(source, edit, mask) for edit in edits]
     return found
 
 
@@ -83,11 +84,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--edge", type=int, default=512)
+    parser.add_argument("--methods", type=int, default=1, help="edits of each source")
     parser.add_argument("--small", action="store_true", help="tiny networks, so that only the handling is timed")
     options = parser.parse_args()
     labels = [label.replace("squeeze", "alex") for label in PROTOCOLS["pie-bench"]]
     metrics = choose(labels)
-    made = pictures(options.count, options.edge)
+    made = pictures(options.count, options.edge, options.methods)
     with tempfile.TemporaryDirectory() as folder:
         places = write_networks(Path(folder), options.small)
         used, straight = Networks(device=DEVICE, places=places), Straight(places, "alex")
@@ -111,7 +113,8 @@ def main() -> None:
         alone, expected = timed(one_by_one)
         joined, found = timed(together)
     worst = max(np.nanmax(np.abs(np.subtract(found[label], expected[label]))) for label in metrics)
-    facts = {"count": options.count, "edge": options.edge, "device": DEVICE, "small": options.small}
+    facts = {"count": options.count, "methods": options.methods, "edge": options.edge, "device": DEVICE}
+    facts["small"] = options.small
     print(json.dumps({**facts, "one_by_one_s": alone, "together_s": joined, "ratio": alone / joined, "worst": worst}))
 
 

@@ -104,7 +104,7 @@ def test_masks_that_leave_no_key_may_be_attended_to_uniformly(attention: tuple[T
         (CPAMRelease(), {"replace", "pose", "background", "add"}, set(get_args(Kind))),
         (CPAMRelease(refine=False), set(), set(get_args(Kind))),
     ],
-    ids=str,
+    ids=["cpam", "cpam refined", "cpam-release", "cpam-release fixed"],  # sets have no order, and names must have
 )
 def test_which_kinds_are_refined_and_which_retain(
     editor: CPAM, refined: set[str], retained: set[str], backbone: Backbone

@@ -76,4 +76,9 @@ def test_what_cannot_be_edited_is_refused_before_anything_is_written(folder: Pat
     Image.fromarray(box(SIZE).T).save(folder / "m.png")
     with pytest.raises(UserError, match="turn the mask as the picture is shown, and do not resize it"):
         edited(folder)
+    dot = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    dot[21, 21] = 255
+    Image.fromarray(dot).save(folder / "m.png")
+    with pytest.raises(UserError, match="nothing of the mask is left at the model's resolution"):
+        edited(folder)
     assert not (folder / "out.png").exists()

@@ -8,6 +8,7 @@ import sys
 import types
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -217,6 +218,37 @@ def test_dreamsim_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tm
     stand_in(monkeypatch, URLError("no such host"))
     with pytest.raises(UserError, match=r"network dreamsim \(.*weights\) cannot be loaded: .*no such host"):
         values(batch([picture(7)]), Networks(places={"dreamsim": str(tmp_path / "weights")}), "dreamsim_identity")
+
+
+def test_a_source_of_several_edits_is_looked_at_once(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ("structure_distance", "dino_identity")
+    edits = [picture(7), picture(8), picture(9), picture(9)]
+    alone = [values(batch([picture(5), edit]), networks, *labels) for edit in edits[:3]]  # of the second source
+    made = batch([picture(5), *edits[:3]])
+    together = replace(
+        made,
+        source=made.source[[0, 1, 1, 1]],
+        prompts=["a dog"] * 4,
+        source_prompts=[""] * 4,
+        _made={},
+    )
+    seen: list[int] = []
+    dino = networks.dino()
+    shown = dino.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+    )
+    try:
+        found = values(together, networks, *labels)
+    finally:
+        shown.remove()
+    assert seen == [2, 4]  # two sources, four edits; DINO-I has another network
+    for label, column in enumerate(found):
+        assert column[1:] == pytest.approx([each[label][1] for each in alone], rel=1e-4, abs=1e-7)
+    other_object = replace(
+        together, retained=together.retained & np.array([True, True, False, True])[:, None, None], _made={}
+    )
+    again = values(other_object, networks, "dino_identity")[0]
+    assert np.isnan(again[2]) and again[3] == pytest.approx(found[1][3], abs=1e-5)
 
 
 def test_crops_keep_their_shape() -> None:
