@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from cpam_bench.eval.run.settings import use_threads
+
+OF_TESTS = os.environ["OMP_NUM_THREADS"]  # of conftest.py, or of who started the tests
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +41,10 @@ def test_what_the_user_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     torch.set_num_threads(8)  # as torch does when it starts
     assert use_threads(None, SimpleNamespace(is_pocket=True)) == 8
+
+
+def test_tests_take_one_thread_or_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", OF_TESTS)
+    asked = "import torch; print(torch.get_num_threads())"
+    started = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert started.stdout.strip() == OF_TESTS
