@@ -169,6 +169,22 @@ def test_unfinished_denoiser_is_put_together(tmp_path: Path, monkeypatch: pytest
     assert [sum(f".{kind}." in name for name in names) for kind in ("attn1", "attn2")] == [16, 16]
 
 
+def test_denoiser_begins_from_a_trained_one_and_finds_its_words_by_their_spelling(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet, "SHARD", 32)
+    vae.build().save_pretrained(tmp_path / "vae-trained")
+    stages.train(tmp_path, "unet", {"steps": 1, "batch": 2, "scenes": 32}, start="pocket")
+    begun = Backbone.load(str(tmp_path / "pocket"))
+    known, words = backbone.pipeline.tokenizer.get_vocab(), begun.pipeline.tokenizer.get_vocab()
+    assert known["dog</w>"] != words["dog</w>"] and "blurry</w>" in words.keys() - known.keys()
+    before, after = (one.pipeline.text_encoder.get_input_embeddings().weight for one in (backbone, begun))
+    for token in words.keys() & known.keys():
+        assert torch.allclose(after[words[token]], before[known[token]], atol=1e-3), token
+    for name, weight in backbone.unet.state_dict().items():
+        assert torch.allclose(begun.unet.state_dict()[name], weight, atol=1e-2), name
+
+
 def test_decoder_is_finished_and_the_latents_stay(tmp_path: Path) -> None:
     torch.manual_seed(0)
     begun = vae.build()
