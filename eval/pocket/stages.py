@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from cpam_bench.eval.pocket import classifier, clip, tokenizer, unet, vae
+from cpam_bench.eval.pocket.training import team
 from cpam_bench.imba.errors import UserError
 
 ORDER = ("vae", "unet", "classifier", "clip", "decoder")
@@ -42,8 +43,11 @@ def train(
         start: for the autoencoder and the denoiser: the backbone whose weights they begin from.
 
     Raises:
-        UserError: the part needs another that is not trained.
+        UserError: the part needs another that is not trained; several processes for another part than the denoiser.
     """
+    rank, processes = team()
+    if processes > 1 and part != "unet":
+        raise UserError(f"{part} is trained by one process; start cpam-bench pocket train {part} without torchrun")
     begin = None
     if start is not None and part in ("vae", "unet"):
         from cpam_bench.cpam.backbone import Backbone
@@ -55,8 +59,9 @@ def train(
     elif part == "unet":
         parts = _autoencoder(work), _tokenizer(work)
         trained = unet.train(work / "unet", *parts, **settings, seed=seed, device=device, start=begin)
-        trained.save_pretrained(work / "unet-trained")
-        put_together(work)
+        if rank == 0:
+            trained.save_pretrained(work / "unet-trained")
+            put_together(work)
     elif part == "classifier":
         target = work / _RESULTS["classifier"]
         classifier.train(work / "classifier", target, **settings, seed=seed + 1)

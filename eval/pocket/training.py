@@ -6,14 +6,17 @@ import functools
 import hashlib
 import json
 import math
+import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpam_bench.imba.common.files import making
@@ -79,6 +82,31 @@ def half(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=learns_in_half(device))
 
 
+def team() -> tuple[int, int]:
+    """Number and count of the processes that ``torchrun`` started to train one model together: (0, 1) without it."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def mean_over_team(parameters: Iterable[nn.Parameter], loss: Tensor) -> float:
+    """Give every process of the :func:`team` the mean of their gradients, and return the mean of their losses.
+
+    The processes hold equal shares of a batch, so this is the gradient of the batch.
+    """
+    if team()[1] == 1:
+        return loss.item()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sent = torch.cat([*(g.reshape(-1) for g in gradients), loss.detach().reshape(1)])
+    torch.distributed.all_reduce(sent)
+    sent /= team()[1]
+    for gradient, mean in zip(gradients, sent[:-1].split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view(gradient.shape))
+    return float(sent[-1])
+
+
 def cosine(step: int, steps: int, warmup: int = 100, floor: float = 0.02) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine down to ``floor``."""
     if step < warmup:
@@ -97,7 +125,8 @@ def trapezoid(step: int, steps: int, warmup: int = 200, fall: float = 0.25) -> f
 class Run:
     """A training run in a folder: ``checkpoint.pt`` (replaced atomically) and ``log.jsonl``.
 
-    ``state`` maps names to anything with ``state_dict`` and ``load_state_dict``.  Batches are drawn from a generator
+    ``state`` maps names to anything with ``state_dict`` and ``load_state_dict``.  Of a :func:`team` all read and the first
+    one writes.  Batches are drawn from a generator
     seeded by (seed, step), so that a run that was stopped and continued sees the same data as one that was not.
     """
 
@@ -119,7 +148,9 @@ class Run:
     def __iter__(self) -> Iterator[tuple[int, np.random.Generator]]:
         """Yield (step, generator) for each remaining step; save every ``save_every`` seconds and at the end."""
         started = saved = time.monotonic()
-        with tqdm(total=self.steps, initial=self.step, desc=self.folder.name, mininterval=10) as bar:
+        with tqdm(
+            total=self.steps, initial=self.step, desc=self.folder.name, mininterval=10, disable=team()[0] > 0
+        ) as bar:
             while self.step < self.steps:
                 torch.manual_seed(hash((self.seed, self.step)) % 2**63)
                 yield self.step, self.generator(self.step)
@@ -132,11 +163,15 @@ class Run:
                     self.save()
 
     def save(self) -> None:
+        if team()[0] > 0:
+            return
         parts = {name: part.state_dict() for name, part in self.state.items()}
         with making(self.checkpoint) as place:
             torch.save({**parts, "step": self.step, "seconds": self.seconds}, place)
 
     def log(self, **figures: float) -> None:
+        if team()[0] > 0:
+            return
         line = json.dumps({"step": self.step + 1, **{k: round(v, 5) for k, v in figures.items()}})
         with open(self.folder / "log.jsonl", "a") as file:
             file.write(line + "\n")

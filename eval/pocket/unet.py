@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.distributed
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
@@ -17,7 +18,17 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cpam_bench.eval.pocket.tokenizer import CONTEXT
-from cpam_bench.eval.pocket.training import Run, example, half, learns_in_half, to_tensor, trapezoid, world_digest
+from cpam_bench.eval.pocket.training import (
+    Run,
+    example,
+    half,
+    learns_in_half,
+    mean_over_team,
+    team,
+    to_tensor,
+    trapezoid,
+    world_digest,
+)
 from cpam_bench.imba.common.files import making
 from cpam_bench.imba.common.hashes import weights_hash
 from cpam_bench.imba.pocket.world import picture, sample_caption
@@ -117,6 +128,8 @@ def train(
     The learning rate is level until the last quarter of the steps (:func:`trapezoid`), and the average follows the
     weights at all times, so ``average`` in the checkpoint is worth looking at long before the end.
 
+    Started by ``torchrun`` with several processes, each computes its share of every batch.
+
     Args:
         folder: of the checkpoint and the log; the cache of latents lies beside it.
         drop: share of captions replaced by the null prompt, for classifier-free guidance.
@@ -132,6 +145,11 @@ def train(
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.9995))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    rank, processes = team()
+    if rank == 0:
+        latents(vae, scenes, folder.parent)
+    if processes > 1:
+        torch.distributed.barrier()
     data = latents(vae, scenes, folder.parent).to(device)
     specifications = [example(i) for i in tqdm(range(scenes), desc="captions", mininterval=5)]
     alphas = scheduler().alphas_cumprod.to(device)
@@ -139,6 +157,7 @@ def train(
         # In bfloat16 torch's fused attention spends on its CPU backward pass what the rest of the step takes together.
         unet.set_attn_processor(AttnProcessor())
     run = Run(folder, steps, seed, {"both": both, "average": average, "optimiser": optimiser})
+    own = slice(rank, None, processes)
     losses: list[float] = []
     for step, rng in run:
         for group in optimiser.param_groups:
@@ -146,12 +165,12 @@ def train(
         chosen = rng.integers(scenes, size=batch)
         words = random.Random(int(rng.integers(2**31)))
         captions = ["" if words.random() < drop else sample_caption(specifications[i], words) for i in chosen]
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-        clean = data[torch.from_numpy(chosen)].float()
-        noise = torch.randn_like(clean)
+        ids = tokenizer(captions[own], padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+        clean = data[torch.from_numpy(chosen[own])].float()
+        noise = torch.randn(batch, *clean.shape[1:], device=device)[own]
         # One timestep in each of `batch` equal strata: the same distribution, a quieter gradient.
         strata = torch.from_numpy((np.arange(batch) + rng.random(batch)) / batch)
-        timesteps = (strata * len(alphas)).long().to(device)
+        timesteps = (strata * len(alphas)).long().to(device)[own]
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with half(device):
@@ -161,13 +180,14 @@ def train(
         loss = (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        mean_loss = mean_over_team(both.parameters(), loss)
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         # Early on the average would remember the random start for too long.
         if step < 1000:
             average.n_averaged.zero_()
         average.update_parameters(both)
-        losses.append(loss.item())
+        losses.append(mean_loss)
         if step % 100 == 99:
             run.log(loss=float(np.mean(losses[-100:])), lr=group["lr"])
     return pipeline(vae, cast(nn.ModuleDict, average.module), tokenizer)
