@@ -36,7 +36,8 @@ def train(
 ) -> None:
     """Train a part of the next pocket world, or go on where it was stopped; the result lands in WORK.
 
-    The denoiser learns faster with a process a core: torchrun --no-python --nproc-per-node 2 cpam-bench pocket train unet
+    The denoiser learns faster with a process a core: torchrun --no-python --nproc-per-node 2 cpam-bench pocket train
+    unet.
 
     Copy WORK/pocket to cpam/weights/, WORK/pocket-clip and WORK/pocket-classifier.safetensors to eval/weights/ to make
     them the default.

@@ -125,9 +125,9 @@ def trapezoid(step: int, steps: int, warmup: int = 200, fall: float = 0.25) -> f
 class Run:
     """A training run in a folder: ``checkpoint.pt`` (replaced atomically) and ``log.jsonl``.
 
-    ``state`` maps names to anything with ``state_dict`` and ``load_state_dict``.  Of a :func:`team` all read and the first
-    one writes.  Batches are drawn from a generator
-    seeded by (seed, step), so that a run that was stopped and continued sees the same data as one that was not.
+    ``state`` maps names to anything with ``state_dict`` and ``load_state_dict``.  Batches are drawn from a generator
+    seeded by (seed, step), so that a run that was stopped and continued sees the same data as one that was not.  Of a
+    :func:`team` all read and the first process writes.
     """
 
     def __init__(self, folder: Path, steps: int, seed: int, state: dict[str, Any], save_every: float = 120.0):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,43 @@ def test_level_learning_rate_falls_in_the_last_quarter() -> None:
     rates = [trapezoid(step, 1000, warmup=100) for step in range(1000)]
     assert rates[0] == 0.01 and rates[99:750] == [1.0] * 651
     assert rates[750:] == sorted(rates[750:], reverse=True) and 0 < rates[-1] < 0.01
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from cpam_bench.eval.pocket.training import Run, mean_over_team, team
+
+rank, processes = team()
+torch.manual_seed(0)
+model = nn.Linear(3, 2)
+run = Run(Path(sys.argv[1]), 2, 0, {"model": model})
+for step, rng in run:
+    batch = torch.from_numpy(rng.normal(size=(4, 3))).float()[rank::processes]
+    loss = model(batch).square().mean()
+    model.zero_grad()
+    loss.backward()
+    run.log(loss=mean_over_team(model.parameters(), loss), gradient=model.weight.grad.square().sum().item())
+"""
+
+
+def test_processes_learn_together_what_one_learns_alone(tmp_path: Path) -> None:
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    logs = []
+    for folder, start in (("alone", [sys.executable, str(script)]), ("both", command)):
+        subprocess.run([*start, str(tmp_path / folder)], check=True, timeout=120)
+        logs.append((tmp_path / folder / "log.jsonl").read_text().splitlines())
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+
+def test_a_team_trains_the_denoiser_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "team", lambda: (1, 2))
+    with pytest.raises(UserError, match="clip is trained by one process"):
+        stages.train(tmp_path, "clip", {})
 
 
 def test_training_pixels_are_the_examples_pictures(tmp_path: Path) -> None:
