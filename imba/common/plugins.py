@@ -47,10 +47,7 @@ class Group(Generic[T]):
 
         If two packages use one name, the one of this package wins, else the first by name of the package.
         """
-        points: dict[str, importlib.metadata.EntryPoint] = {}
-        for point in self._found():
-            points.setdefault(point.name, point)
-        return points
+        return {name: points[0] for name, points in self._found().items()}
 
     def load(self, name: str) -> type[T]:
         """The class of that name.
@@ -120,15 +117,12 @@ class Group(Generic[T]):
         """Everything that loads, by name, and for what does not or has a taken name: name -> what is wrong."""
         loaded: dict[str, type[T]] = {}
         broken: dict[str, str] = {}
-        points = self.entry_points()
-        for name in sorted(points):
+        for name, (used, *others) in sorted(self._found().items()):
             try:
                 loaded[name] = self.load(name)
             except UserError as error:
                 broken[name] = str(error)
-        for point in self._found():
-            used = points[point.name]
-            if point != used:
+            for point in others:
                 theirs = package(point) or "an unknown package"
                 broken[f"{point.name} ({theirs})"] = (
                     f"{self.noun} {point.name!r} from {theirs} ({point.value}) is not used: the name is taken by"
@@ -153,10 +147,22 @@ class Group(Generic[T]):
         point = self.entry_points().get(name)
         return package(point) if point else ""
 
-    def _found(self) -> list[importlib.metadata.EntryPoint]:
-        """All entry points once each, this package's own first."""
-        found = {(package(point), point.name, point.value): point for point in _installed(self.name)}
-        return sorted(found.values(), key=lambda point: (not package(point).startswith(f"{OWN} "), package(point)))
+    def _found(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """Name -> the entry points of that name and different values, the one that is used first."""
+        found: dict[str, dict[str, importlib.metadata.EntryPoint]] = {}
+        for point in _installed(self.name):
+            found.setdefault(point.name, {}).setdefault(point.value, point)
+        return {name: _by_package(list(points.values())) for name, points in found.items()}
+
+
+def _by_package(points: list[importlib.metadata.EntryPoint]) -> list[importlib.metadata.EntryPoint]:
+    """This package's own first, the others by name of their package.
+
+    One alone is not asked for its package, which is read from a file of some kilobytes each time.
+    """
+    if len(points) == 1:
+        return points
+    return sorted(points, key=lambda point: (not package(point).startswith(f"{OWN} "), package(point)))
 
 
 def package(point: importlib.metadata.EntryPoint) -> str:

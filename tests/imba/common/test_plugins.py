@@ -12,6 +12,7 @@ import pytest
 
 from cpam_bench.eval.methods.registry import EDITORS
 from cpam_bench.imba.common.labels import parameter
+from cpam_bench.imba.common import plugins
 from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
 
@@ -115,6 +116,18 @@ def test_what_is_broken_is_listed_and_the_rest_loads(install: Install) -> None:
         GROUP.load("goood")
     with pytest.raises(UserError, match="gadget 'good' has no parameter 'sise'"):
         GROUP.make("good:sise=4")
+
+
+def test_packages_are_asked_for_only_where_names_clash(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a file to read, and thousands were, which took a run of one sample two seconds."""
+    asked: list[str] = []
+    monkeypatch.setattr(plugins, "package", lambda point: asked.append(point.value) or "")
+    install("one", "one", CODE, GROUP.name, good=":Good", bare=":Bare")
+    GROUP.load("good")
+    assert asked == []
+    install("two", "two", CODE, GROUP.name, good=":Good")
+    GROUP.load("good")
+    assert set(asked) == {"one:Good", "two:Good"}
 
 
 def test_no_package_at_all() -> None:
