@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cpam_bench.eval.methods.registry import EDITORS
-from cpam_bench.imba.common.labels import parameter
 from cpam_bench.imba.common import plugins
+from cpam_bench.imba.common.labels import parameter
 from cpam_bench.imba.common.plugins import Group
 from cpam_bench.imba.errors import UserError
 
