@@ -73,7 +73,7 @@ def train(
     folder: Path,
     target: Path,
     tokenizer: CLIPTokenizer,
-    steps: int = 2000,
+    steps: int = 1500,
     batch: int = 64,
     scenes: int = 12_000,
     lr: float = 1e-3,

@@ -37,10 +37,10 @@ def build() -> AutoencoderKL:
 
 def train(
     folder: Path,
-    steps: int = 12_000,
-    batch: int = 8,
-    scenes: int = 12_000,
-    lr: float = 6e-4,
+    steps: int = 3000,
+    batch: int = 4,
+    scenes: int = 8000,
+    lr: float = 5e-4,
     lpips_weight: float = 0.25,
     kl_weight: float = 4e-6,
     equivariant: float = 0.5,
@@ -116,9 +116,9 @@ def train(
 def finish(
     folder: Path,
     model: AutoencoderKL,
-    steps: int = 4000,
+    steps: int = 900,
     batch: int = 8,
-    scenes: int = 12_000,
+    scenes: int = 8000,
     lr: float = 3e-4,
     lpips_weight: float = 0.25,
     adversarial: float = 0.02,
