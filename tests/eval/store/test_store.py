@@ -3,7 +3,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from dataclasses import asdict, replace
+from time import sleep
+from types import SimpleNamespace
 
 import pytest
 from run_helpers import Brighten, Noise, described, editors, picture, run_all, samples, square
@@ -250,3 +253,19 @@ def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"\.lock cannot be written: it is a folder"), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("seconds_of_the_processor", "threads"), [(0.9, 0), (0.1, 3)])
+def test_items_are_read_by_threads_where_reading_waits(monkeypatch, seconds_of_the_processor, threads):
+    wall, own = iter([0.0, 1.0]), iter([0.0, seconds_of_the_processor])
+    clocks = SimpleNamespace(perf_counter=lambda: next(wall), thread_time=lambda: next(own))
+    monkeypatch.setattr(store_module, "time", clocks)
+    others = set()
+
+    def double(item):
+        sleep(0.001)
+        others.add(threading.get_ident())
+        return 2 * item
+
+    assert store_module.at_once(double, range(200)) == [2 * item for item in range(200)]
+    assert len(others - {threading.get_ident()}) >= threads and (threads or len(others) == 1)
