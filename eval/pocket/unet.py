@@ -31,6 +31,7 @@ from cpam_bench.eval.pocket.training import (
 )
 from cpam_bench.imba.common.files import making
 from cpam_bench.imba.common.hashes import weights_hash
+from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.world import picture, sample_caption
 
 WIDTH = 128
@@ -128,14 +129,22 @@ def train(
     The learning rate is level until the last quarter of the steps (:func:`trapezoid`), and the average follows the
     weights at all times, so ``average`` in the checkpoint is worth looking at long before the end.
 
-    Started by ``torchrun`` with several processes, each computes its share of every batch.
+    Started by ``torchrun`` with several processes, each computes an equal share of every batch.
 
     Args:
         folder: of the checkpoint and the log; the cache of latents lies beside it.
         drop: share of captions replaced by the null prompt, for classifier-free guidance.
         gamma: cap of the signal-to-noise ratio in the loss.
         start: a trained backbone to begin from instead of random weights; its words are found by their spelling.
+
+    Raises:
+        UserError: the processes cannot share a batch equally.
     """
+    rank, processes = team()
+    if batch % processes:
+        raise UserError(
+            f"a batch of {batch} has no equal shares for {processes} processes; start a number that divides it"
+        )
     torch.manual_seed(seed)
     unet, text = build_unet(), build_text_encoder(tokenizer)
     if start is not None:
@@ -145,7 +154,6 @@ def train(
     both = nn.ModuleDict({"unet": unet, "text_encoder": text})
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(0.9995))
     optimiser = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    rank, processes = team()
     if rank == 0:
         latents(vae, scenes, folder.parent)
     if processes > 1:

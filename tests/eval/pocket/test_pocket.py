@@ -100,6 +100,9 @@ def test_a_team_trains_the_denoiser_alone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stages, "team", lambda: (1, 2))
     with pytest.raises(UserError, match="clip is trained by one process"):
         stages.train(tmp_path, "clip", {})
+    monkeypatch.setattr(unet, "team", lambda: (0, 3))
+    with pytest.raises(UserError, match="a batch of 16 has no equal shares for 3 processes"):
+        unet.train(tmp_path, vae.build(), tokenizer.build(20))
 
 
 def test_training_pixels_are_the_examples_pictures(tmp_path: Path) -> None:
