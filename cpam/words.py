@@ -24,7 +24,7 @@ from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask, Origin
 from cpam_bench.imba.masking.operations import largest, within
 from cpam_bench.imba.masking.segmenters import CLIPSEG, Clicks, GrabCut
-from cpam_bench.imba.pocket.scenes import OBJECTS
+from cpam_bench.imba.pocket.world import OBJECTS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -181,7 +181,7 @@ def pocket(
     scenery: Annotated[
         bool,
         typer.Option("--scenery/--no-scenery", help="Whether prompts say where the objects are; few of IMBA's do."),
-    ] = True,
+    ] = False,
 ) -> None:
     """Render the embedded benchmark, or other tasks like it, into a folder: the same bytes every time."""
     from cpam_bench.imba.pocket.tasks import TASK_KINDS, TASKS, random_tasks

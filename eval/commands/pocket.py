@@ -34,7 +34,7 @@ def train(
         str | None, typer.Option(help="vae, unet: begin from the weights of this backbone (pocket or a folder).")
     ] = None,
 ) -> None:
-    """Train a part of the next pocket world, or go on where it was stopped; the result lands in WORK.
+    """Train a part of the pocket world, or go on where it was stopped; the result lands in WORK.
 
     The denoiser learns faster with a process a core: torchrun --no-python --nproc-per-node 2 cpam-bench pocket train
     unet.
@@ -60,9 +60,6 @@ def check(
     backbone: Annotated[
         str, typer.Option(help="pocket, or a folder with a backbone trained on the scenes.")
     ] = "pocket",
-    world: Annotated[
-        Literal["first", "next"], typer.Option(help="Its scenes: those of the shipped weights, or the next world's.")
-    ] = "first",
     clip: Annotated[
         Path | None, typer.Option(help="Folder of the pocket CLIP that judges.", show_default="ours")
     ] = None,
@@ -93,19 +90,18 @@ def check(
 
     figures = [figure for folder in run or () for figure in runs.figures(folder)]
     if not only_runs:
-        asked = measure.WORLDS[world]
         model = Backbone.load(backbone)
         scorer, judge = load_clip(str(clip or POCKET_CLIP)), load_classifier(classifier or POCKET_CLASSIFIER)
         figures = [
-            measure.vae_psnr(model, asked),
-            measure.inversion_psnr(model, asked),
-            *measure.clip_retrieval(scorer, asked),
-            *measure.generation(model, scorer, judge, asked, count),
+            measure.vae_psnr(model),
+            measure.inversion_psnr(model),
+            *measure.clip_retrieval(scorer),
+            *measure.generation(model, scorer, judge, count),
             measure.load_time(backbone),
             *figures,
         ]
         if sheet:
-            measure.contact_sheet(model, asked, sheet)
+            measure.contact_sheet(model, sheet)
     table = Table(title="pocket models on held-out scenes")
     for title in ("figure", "measured", "best", "floor", ""):
         table.add_column(title, justify="left" if title == "figure" else "right")

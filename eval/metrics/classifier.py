@@ -1,4 +1,4 @@
-"""A small classifier of the pocket scenes' objects and backgrounds: a second opinion beside the pocket CLIP."""
+"""A small classifier of what pocket scenes show: a second opinion beside the pocket CLIP."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES
+from cpam_bench.imba.pocket.world import OBJECTS
 
 POCKET_CLASSIFIER = Path(__file__).parents[1] / "weights" / "pocket-classifier.safetensors"
 
@@ -28,37 +29,36 @@ class Guess:
     Attributes:
         objects: likeliness of each object, float (B, number of objects).
         places: the background, an index into BACKGROUNDS, (B,).
-        hats: 0 for none, else 1 + an index into HATS, (B,); None of a classifier that was not taught them.
-        poses: an index into POSES, (B,); None likewise.
+        hats: of a single object: 0 for none, else 1 + an index into HATS, (B,).
+        poses: of a single object: an index into POSES, (B,).
         features: what the heads see, float (B, D).
     """
 
     objects: Tensor
     places: Tensor
-    hats: Tensor | None
-    poses: Tensor | None
+    hats: Tensor
+    poses: Tensor
     features: Tensor
 
 
 class Classifier(nn.Module):
-    """Image (B, 3, 64, 64) in [-1, 1] -> logits of the objects, the background and, if taught, the hat and the pose."""
+    """Image (B, 3, 64, 64) in [-1, 1] -> logits of the objects, the background, the hat and the pose."""
 
-    def __init__(self, objects: int, whole: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = ResNet(BasicBlock, (1, 1, 1, 1), channels=(24, 48, 72, 112), stem_width=24, num_classes=0)
         width = self.trunk.num_features
-        self.objects = nn.Linear(width, objects)
+        self.objects = nn.Linear(width, len(OBJECTS))
         self.places = nn.Linear(width, len(BACKGROUNDS))
-        self.hats = nn.Linear(width, 1 + len(HATS)) if whole else None
-        self.poses = nn.Linear(width, len(POSES)) if whole else None
+        self.hats = nn.Linear(width, 1 + len(HATS))
+        self.poses = nn.Linear(width, len(POSES))
 
     @torch.inference_mode()
     def guess(self, pictures: Sequence[Image.Image]) -> Guess:
         """What is in each picture (RGB, any size)."""
         features = torch.cat([self.trunk(part) for part in _pixels(pictures).split(64)])
-        hats = None if self.hats is None else self.hats(features).argmax(1)
-        poses = None if self.poses is None else self.poses(features).argmax(1)
-        return Guess(self.objects(features), self.places(features).argmax(1), hats, poses, features)
+        places, hats, poses = (head(features).argmax(1) for head in (self.places, self.hats, self.poses))
+        return Guess(self.objects(features), places, hats, poses, features)
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -73,8 +73,8 @@ def _pixels(pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def load_classifier(path: Path = POCKET_CLASSIFIER) -> Classifier:
-    """The classifier of a file; which objects it knows, and whether hats and poses, is seen from its weights."""
+    """The classifier of a file."""
     state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-    model = Classifier(len(state["objects.weight"]), whole="hats.weight" in state)
+    model = Classifier()
     model.load_state_dict(state)
     return model.eval()

@@ -23,39 +23,10 @@ from cpam_bench.cpam.sampling import reconstruct
 from cpam_bench.cpam.text import Text
 from cpam_bench.eval.metrics.classifier import Classifier, Guess
 from cpam_bench.eval.metrics.clip import ClipScorer
-from cpam_bench.eval.pocket.training import examples, held_out
+from cpam_bench.eval.pocket.training import held_out
 from cpam_bench.eval.pocket.vae import reconstruction_psnr
-from cpam_bench.imba.pocket import scenes, world
-from cpam_bench.imba.pocket.scenes import Scene
-
-
-@dataclass(frozen=True)
-class World:
-    """The scenes that a backbone was trained on, as far as it is asked about them.
-
-    Attributes:
-        objects: their names.
-        held_out: (count, offset) -> scenes that no trainer has seen.
-        draw: a scene's picture.
-        caption: a scene in plain words, the place named.
-    """
-
-    objects: tuple[str, ...]
-    held_out: Callable[[int, int], list[Scene]]
-    draw: Callable[[Scene], Image.Image]
-    caption: Callable[[Scene], str]
-
-
-WORLDS = {
-    "first": World(tuple(scenes.OBJECTS), held_out, lambda scene: scenes.render(scene).image, scenes.caption),
-    "next": World(
-        tuple(world.OBJECTS),
-        lambda count, offset: [one.scene for one in examples(count, offset)],
-        lambda scene: world.draw(scene).image,
-        world.caption,
-    ),
-}
-"""The scenes of the shipped weights, and those of the weights that are being trained."""
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES, Scene, render
+from cpam_bench.imba.pocket.world import OBJECTS, caption
 
 
 @dataclass(frozen=True)
@@ -111,32 +82,32 @@ def generate(
     return pictures
 
 
-def vae_psnr(backbone: Backbone, world: World, count: int = 256) -> Figure:
+def vae_psnr(backbone: Backbone, count: int = 256) -> Figure:
     """Autoencoder: mean PSNR of held-out scenes."""
-    pictures = [world.draw(scene) for scene in world.held_out(count, 0)]
+    pictures = [render(scene).image for scene in held_out(count)]
     return Figure("autoencoder, mean PSNR", reconstruction_psnr(backbone.pipeline.vae, pictures), 30.0, "dB")
 
 
-def inversion_psnr(backbone: Backbone, world: World, count: int = 16, steps: int = 50) -> Figure:
+def inversion_psnr(backbone: Backbone, count: int = 16, steps: int = 50) -> Figure:
     """Null-prompt inversion and sampling back, against the autoencoder's own reconstruction."""
     values = []
-    for scene in world.held_out(count, 0):
-        latents = backbone.encode(world.draw(scene))
+    for scene in held_out(count):
+        latents = backbone.encode(render(scene).image)
         back = backbone.decode(reconstruct(backbone, invert(backbone, latents, steps)))
         values.append(_psnr(back, backbone.decode(latents)))
     return Figure("null-prompt inversion and back, mean PSNR", float(np.mean(values)), 35.0, "dB")
 
 
-def clip_retrieval(scorer: ClipScorer, world: World, groups: int = 16, of: int = 64) -> list[Figure]:
+def clip_retrieval(scorer: ClipScorer, groups: int = 16, of: int = 64) -> list[Figure]:
     """Pocket CLIP: how often a scene's own caption comes first among 64 different ones, and the other way round."""
     text_right, image_right = [], []
-    pool = iter(world.held_out(groups * of * 3, 0))
+    pool = iter(held_out(groups * of * 3, 0))
     for _ in range(groups):
         group: dict[str, Scene] = {}
         while len(group) < of:
             one = next(pool)
-            group.setdefault(world.caption(one), one)
-        images = _images(scorer, [world.draw(scene) for scene in group.values()])
+            group.setdefault(caption(one), one)
+        images = _images(scorer, [render(scene).image for scene in group.values()])
         texts = _texts(scorer, list(group))
         similarity = images @ texts.T
         own = torch.arange(of)
@@ -156,22 +127,20 @@ class Question:
         name: in words.
         floor: of the share of pictures that show it, in percent.
         fits: whether it is asked of a scene.
-        others: a world and a scene -> the scene and what else it could be, the right answers first.
+        others: a scene -> the scene and what else it could be, the right answers first.
         right: how many of those are right.
-        seen: whether a classifier's guess of picture i shows it; None where the classifier was not taught it.
+        seen: whether a classifier's guess of picture i shows it.
     """
 
     name: str
     floor: float
     fits: Callable[[Scene], bool]
-    others: Callable[[World, Scene], list[Scene]]
+    others: Callable[[Scene], list[Scene]]
     right: int
-    seen: Callable[[World, Scene, Guess, int], bool | None]
+    seen: Callable[[Scene, Guess, int], bool]
 
 
-def generation(
-    backbone: Backbone, scorer: ClipScorer, classifier: Classifier, world: World, count: int = 1000
-) -> list[Figure]:
+def generation(backbone: Backbone, scorer: ClipScorer, classifier: Classifier, count: int = 1000) -> list[Figure]:
     """Pictures generated from the captions of held-out scenes: is there what was named (:data:`QUESTIONS`)?
 
     Asked twice: of the pocket CLIP zero-shot, and of a classifier that was trained apart from it and has seen neither
@@ -180,29 +149,26 @@ def generation(
     The distance of distributions is Frechet's (Heusel et al. 2017) between the classifier's features of the generated
     pictures and of the scenes themselves; beside it that of the scenes' reconstructions by the autoencoder.
     """
-    asked = world.held_out(count, 100_000)
-    truth = [world.draw(scene) for scene in asked]
-    pictures = generate(backbone, [world.caption(scene) for scene in asked])
+    asked = held_out(count, 100_000)
+    truth = [render(scene).image for scene in asked]
+    pictures = generate(backbone, [caption(scene) for scene in asked])
     features, guesses = (
         [_images(scorer, p) for p in (pictures, truth)],
         [classifier.guess(p) for p in (pictures, truth)],
     )
     figures = []
     for question in QUESTIONS:
-        by_clip: list[tuple[bool, bool]] = []
-        by_classifier: list[tuple[bool | None, bool | None]] = []
+        by_clip, by_classifier = [], []
         for i, scene in enumerate(asked):
             if question.fits(scene):
-                texts = _texts(scorer, [world.caption(other) for other in question.others(world, scene)])
-                nearest, best = (int((texts @ one[i]).argmax()) < question.right for one in features)
-                by_clip.append((nearest, best))
-                seen, seen_best = (question.seen(world, scene, guess, i) for guess in guesses)
-                by_classifier.append((seen, seen_best))
+                texts = _texts(scorer, [caption(other) for other in question.others(scene)])
+                by_clip.append([int((texts @ one[i]).argmax()) < question.right for one in features])
+                by_classifier.append([question.seen(scene, guess, i) for guess in guesses])
         for judge, verdicts in (("pocket CLIP", by_clip), ("classifier", by_classifier)):
-            if verdicts and verdicts[0][0] is not None:
-                share, best_share = (100 * float(np.mean(one)) for one in zip(*verdicts, strict=True))
+            if verdicts:
+                share, best = 100 * np.mean(verdicts, axis=0)
                 title = f"{question.name} ({judge}, n = {len(verdicts)})"
-                figures.append(Figure(title, share, question.floor, "%", best=best_share))
+                figures.append(Figure(title, float(share), question.floor, "%", best=float(best)))
     restored = classifier.guess([backbone.decode(backbone.encode(picture)) for picture in truth])
     distance, floor = (frechet(one.features, guesses[1].features) for one in (guesses[0], restored))
     title = f"Frechet distance to the scenes (n = {count}; best: through the autoencoder)"
@@ -213,55 +179,53 @@ def _one(scene: Scene) -> bool:
     return len(scene.items) == 1
 
 
-def _sees_objects(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
-    """Whether the likeliest objects are those of the scene; of two, only where it was taught more."""
-    if len(scene.items) > 1 and guess.hats is None:
-        return None
-    named = {world.objects.index(item.name) for item in scene.items}
+def _sees_objects(scene: Scene, guess: Guess, i: int) -> bool:
+    """Whether the likeliest objects are those of the scene."""
+    named = {list(OBJECTS).index(item.name) for item in scene.items}
     return set(guess.objects[i].topk(len(named)).indices.tolist()) == named
 
 
-def _sees_place(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
-    return list(scenes.BACKGROUNDS)[int(guess.places[i])] == scene.background
+def _sees_place(scene: Scene, guess: Guess, i: int) -> bool:
+    return list(BACKGROUNDS)[int(guess.places[i])] == scene.background
 
 
-def _sees_hat(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
-    return None if guess.hats is None else (None, *scenes.HATS)[int(guess.hats[i])] == scene.items[0].hat
+def _sees_hat(scene: Scene, guess: Guess, i: int) -> bool:
+    return (None, *HATS)[int(guess.hats[i])] == scene.items[0].hat
 
 
-def _sees_pose(world: World, scene: Scene, guess: Guess, i: int) -> bool | None:
-    return None if guess.poses is None else scenes.POSES[int(guess.poses[i])] == scene.items[0].pose
+def _sees_pose(scene: Scene, guess: Guess, i: int) -> bool:
+    return POSES[int(guess.poses[i])] == scene.items[0].pose
 
 
-def _other_objects(world: World, scene: Scene) -> list[Scene]:
+def _other_objects(scene: Scene) -> list[Scene]:
     """The scene, and the same with any other object in the place of its only one."""
-    others = [name for name in world.objects if name != scene.items[0].name]
+    others = [name for name in OBJECTS if name != scene.items[0].name]
     return [scene, *(_changed(scene, name=name) for name in others)]
 
 
-def _other_places(world: World, scene: Scene) -> list[Scene]:
-    return [scene, *(replace(scene, background=name) for name in scenes.BACKGROUNDS if name != scene.background)]
+def _other_places(scene: Scene) -> list[Scene]:
+    return [scene, *(replace(scene, background=name) for name in BACKGROUNDS if name != scene.background)]
 
 
-def _other_pairs(world: World, scene: Scene) -> list[Scene]:
+def _other_pairs(scene: Scene) -> list[Scene]:
     """The scene, the same with its objects exchanged, and with any other two."""
     one, other = (item.name for item in scene.items)
     names = [(one, other), (other, one)]
-    names += [pair for pair in permutations(world.objects, 2) if pair not in names]
+    names += [pair for pair in permutations(OBJECTS, 2) if pair not in names]
     return [
         replace(scene, items=tuple(replace(item, name=name) for item, name in zip(scene.items, pair, strict=True)))
         for pair in names
     ]
 
 
-def _other_hats(world: World, scene: Scene) -> list[Scene]:
+def _other_hats(scene: Scene) -> list[Scene]:
     own = scene.items[0].hat
-    return [scene, *(_changed(scene, hat=hat) for hat in (None, *scenes.HATS) if hat != own)]
+    return [scene, *(_changed(scene, hat=hat) for hat in (None, *HATS) if hat != own)]
 
 
-def _other_poses(world: World, scene: Scene) -> list[Scene]:
+def _other_poses(scene: Scene) -> list[Scene]:
     own = scene.items[0].pose
-    return [_changed(scene, pose=pose, hat=None) for pose in (own, *(p for p in scenes.POSES if p != own))]
+    return [_changed(scene, pose=pose, hat=None) for pose in (own, *(p for p in POSES if p != own))]
 
 
 def _changed(scene: Scene, **changes: Any) -> Scene:
@@ -299,11 +263,11 @@ def load_time(name: str = "pocket") -> Figure:
     return Figure("backbone loads in 5 s (5 / seconds)", 5 / (time.monotonic() - started), 1.0, "x")
 
 
-def contact_sheet(backbone: Backbone, world: World, target: Path, columns: int = 8) -> None:
+def contact_sheet(backbone: Backbone, target: Path, columns: int = 8) -> None:
     """Two rows of scenes with their reconstructions, two of generated pictures with their captions."""
-    originals = [world.draw(scene) for scene in world.held_out(columns, 200_000)]
+    originals = [render(scene).image for scene in held_out(columns, 200_000)]
     restored = [backbone.decode(backbone.encode(image)) for image in originals]
-    prompts = [world.caption(scene) for scene in world.held_out(3 * columns, 300_000)]
+    prompts = [caption(scene) for scene in held_out(3 * columns, 300_000)]
     rows: list[tuple[str, list[Image.Image], list[str]]] = [
         ("held-out scenes", originals, []),
         ("through the autoencoder", restored, []),

@@ -32,8 +32,8 @@ def train(
     """
     torch.manual_seed(seed)
     names = list(OBJECTS)
-    model = Classifier(len(names))
-    heads = [head for head in (model.objects, model.places, model.hats, model.poses) if head is not None]
+    model = Classifier()
+    heads = (model.objects, model.places, model.hats, model.poses)
     images = small(scenes, folder.parent)
     clean = [(i, shown.scene) for i in range(scenes) if not (shown := example(i)).flaws]
     seeds = np.array([i for i, _ in clean])

@@ -1,4 +1,4 @@
-"""The parts of the next pocket world in the order of their training, each in a folder of WORK."""
+"""The parts of the pocket world in the order of their training, each in a folder of WORK."""
 
 from __future__ import annotations
 

@@ -20,31 +20,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpam_bench.imba.common.files import making
-from cpam_bench.imba.pocket.scenes import SIZE, Scene, sample_scene
+from cpam_bench.imba.pocket.scenes import SIZE, Scene
 from cpam_bench.imba.pocket.world import Example, picture, sample_example
 
 HELD_OUT = 10_000_000
 """Renderer seeds from here on are never trained on."""
 
 
-def scene(seed: int) -> Scene:
-    """The scene of a renderer seed; training uses seeds below :data:`HELD_OUT`, evaluation those from it on."""
-    return sample_scene(random.Random(seed))
+def example(seed: int) -> Example:
+    """The example of a seed; training uses seeds below :data:`HELD_OUT`, evaluation those from it on."""
+    return sample_example(random.Random(f"world/{seed}"))
 
 
 def held_out(count: int, offset: int = 0) -> list[Scene]:
     """Scenes that no trainer has seen."""
-    return [scene(HELD_OUT + offset + i) for i in range(count)]
-
-
-def example(seed: int) -> Example:
-    """The example of the next world with that seed; the same limits hold as for :func:`scene`."""
-    return sample_example(random.Random(f"world/{seed}"))
-
-
-def examples(count: int, offset: int = 0) -> list[Example]:
-    """Examples of the next world that no trainer has seen, none with a flaw."""
-    return [Example(example(HELD_OUT + offset + i).scene) for i in range(count)]
+    return [example(HELD_OUT + offset + i).scene for i in range(count)]
 
 
 @functools.cache

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cpam_bench.eval.metrics.perceptual import load_lpips
-from cpam_bench.eval.pocket.training import Run, examples, half, pixels, to_tensor, trapezoid
-from cpam_bench.imba.pocket.scenes import SIZE
-from cpam_bench.imba.pocket.world import picture
+from cpam_bench.eval.pocket.training import Run, half, held_out, pixels, to_tensor, trapezoid
+from cpam_bench.imba.pocket.scenes import SIZE, render
 
 SCALES = (0.5, 0.75, 1.0)
 """What latents are reduced to, so that the decoder learns to give the reduced picture."""
@@ -69,7 +68,7 @@ def train(
     lpips = load_lpips().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images = pixels(scenes, folder.parent)
-    unseen = [picture(one) for one in examples(32)]
+    unseen = [render(one).image for one in held_out(32)]
     run = Run(folder, steps, seed, {"model": model, "average": average, "optimiser": optimiser})
     kept: list[tuple[float, ...]] = []
     for step, rng in run:
@@ -145,7 +144,7 @@ def finish(
     optimiser = torch.optim.AdamW(own.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     judging = torch.optim.AdamW(critic.parameters(), lr=lr, betas=(0.5, 0.99), fused=True)
     images = pixels(scenes, folder.parent)
-    unseen = [picture(one) for one in examples(32)]
+    unseen = [render(one).image for one in held_out(32)]
     spread = noise / model.config.scaling_factor
     parts = {"decoder": own, "average": average, "optimiser": optimiser, "critic": critic, "judging": judging}
     run = Run(folder, steps, seed, parts)

@@ -24,7 +24,7 @@ from cpam_bench.imba.kinds import Fit
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import for_words
 from cpam_bench.imba.pictures import overlay, to_rgb
-from cpam_bench.imba.pocket.scenes import OBJECTS
+from cpam_bench.imba.pocket.world import OBJECTS
 from cpam_bench.imba.sample import Kind, Sample
 
 ID = "picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.masking.made import MadeMask
 from cpam_bench.imba.masking.segmenters import Clicks, Segmenter
 from cpam_bench.imba.pictures import read_picture
-from cpam_bench.imba.pocket.scenes import render, sample_scene
+from cpam_bench.imba.pocket.scenes import render
+from cpam_bench.imba.pocket.world import sample_scene
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -36,8 +38,8 @@ class PocketObject:
 def pocket_objects(count: int, seed: int = 0, margin: int = 3) -> Iterator[PocketObject]:
     """Objects with one positive point, where they are thickest, and a box that is ``margin`` pixels wider than they."""
     rng = random.Random(f"clicks/{seed}")
-    for _ in range(count):
-        scene = sample_scene(rng)
+    scenes = (sample_scene(rng) for _ in itertools.count())
+    for scene in itertools.islice((scene for scene in scenes if scene.items), count):
         index = rng.randrange(len(scene.items))
         rendered = render(scene)
         mask = rendered.masks[index]

@@ -1,4 +1,4 @@
-"""Renderer of the pocket scenes: 3D-style object sprites on drawn backgrounds, 128 px, with exact masks and captions.
+"""Renderer of the pocket scenes: 3D-style object sprites on drawn backgrounds, 128 px, with exact masks.
 
 A :class:`Scene` is a plain, hashable description; :func:`render` turns it into pixels and per-item masks and uses no
 other source of randomness, so the same scene gives the same picture.  Because the scene is known, the picture that an
@@ -40,30 +40,28 @@ BACKGROUNDS: dict[Background, str] = {
 }
 """Background name -> the words that a caption uses for it."""
 
-# Where a hat sits on each upright sprite: the middle of its brim as a fraction of the sprite's cropped box
-# (x from the left, y from the top), and the hat's width as a fraction of the box's longer edge.
-OBJECTS: dict[str, tuple[float, float, float]] = {
-    "dog": (0.22, 0.17, 0.42),
-    "cat": (0.24, 0.22, 0.42),
-    "pig": (0.30, 0.16, 0.42),
-    "elephant": (0.36, 0.08, 0.46),
-    "penguin": (0.50, 0.09, 0.56),
-    "duck": (0.30, 0.06, 0.42),
-    "car": (0.55, 0.06, 0.46),
-    "bus": (0.50, 0.05, 0.46),
-    "tractor": (0.66, 0.06, 0.46),
-    "apple": (0.50, 0.20, 0.56),
-    "orange": (0.50, 0.22, 0.56),
-    "lemon": (0.50, 0.22, 0.52),
-    "soccer ball": (0.50, 0.06, 0.56),
-    "teddy bear": (0.50, 0.07, 0.46),
-    "cake": (0.50, 0.12, 0.50),
-    "mushroom": (0.50, 0.06, 0.52),
+ANCHORS: dict[str, tuple[float, float, float]] = {
+    "dog": (0.22, 0.17, 0.546),
+    "cat": (0.24, 0.22, 0.546),
+    "pig": (0.30, 0.16, 0.546),
+    "penguin": (0.50, 0.09, 0.728),
+    "duck": (0.30, 0.06, 0.546),
+    "car": (0.55, 0.06, 0.598),
+    "bus": (0.50, 0.05, 0.598),
+    "apple": (0.50, 0.20, 0.728),
+    "orange": (0.50, 0.22, 0.728),
+    "teddy bear": (0.50, 0.07, 0.598),
+    "mushroom": (0.50, 0.06, 0.676),
+    "cake": (0.50, 0.12, 0.65),
 }
-"""Object name -> hat anchor (x, y, width)."""
+"""Object -> where a hat sits on its upright sprite.
+
+The middle of the hat's brim as a fraction of the sprite's cropped box (x from the left, y from the top), and the hat's
+width as a fraction of the box's longer edge.
+"""
 
 _SPRITES = Path(__file__).parents[1] / "data" / "sprites"
-_SMALL, _BIG = 50, 76  # sizes in pixels from which a caption may say "small" or "big"
+_RAISED = 0.42  # how far a jumping object is off the ground, as a fraction of its size
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,10 @@ class Item:
     """One object of a scene.
 
     Attributes:
-        name: a key of :data:`OBJECTS`.
+        name: a key of :data:`ANCHORS`.
         x: centre, as a fraction of the image's width.
         y: the ground that it stands on, as a fraction of the image's height.
         size: longer edge of the upright sprite in pixels.
-        flip: mirrored left to right.
         pose: one of :data:`POSES`.
         hat: one of :data:`HATS`, or None; only upright and jumping objects wear hats.
     """
@@ -84,13 +81,12 @@ class Item:
     x: float = 0.5
     y: float = 0.85
     size: int = 64
-    flip: bool = False
     pose: Pose = "upright"
     hat: Hat | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in OBJECTS:
-            raise ValueError(f"unknown object {self.name!r}; known: {', '.join(OBJECTS)}")
+        if self.name not in ANCHORS:
+            raise ValueError(f"unknown object {self.name!r}; known: {', '.join(ANCHORS)}")
         if self.hat and self.pose not in ("upright", "jumping"):
             raise ValueError(f"a {self.name} that is {self.pose} cannot wear a hat")
 
@@ -102,29 +98,6 @@ class Scene:
     background: Background
     background_seed: int = 0
     items: tuple[Item, ...] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True)
-class Look:
-    """How scenes are drawn, where worlds differ.
-
-    Attributes:
-        raised: how far a jumping object is off the ground, as a fraction of its size.
-        hat: factor on the width of hats.
-        stars: least and greatest number of stars.
-        star: radius of a star, as a fraction of the image's width.
-        sprites: object -> the sprite that stands for it, where it is not the object's own.
-    """
-
-    raised: float
-    hat: float
-    stars: tuple[int, int]
-    star: float
-    sprites: tuple[tuple[str, str], ...] = ()
-
-
-FIRST = Look(raised=0.30, hat=1.0, stars=(5, 8), star=0.011)
-"""The look of the scenes that the shipped weights were trained on."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +113,10 @@ class Rendered:
     masks: tuple[np.ndarray, ...]
 
 
-def render(scene: Scene, look: Look = FIRST) -> Rendered:
+def render(scene: Scene) -> Rendered:
     """Draw a scene; shadows belong to the background and not to a mask."""
-    image = _background(scene.background, scene.background_seed, look).copy()
-    layers = [_layer(item, look) for item in scene.items]
+    image = _background(scene.background, scene.background_seed).copy()
+    layers = [_layer(item) for item in scene.items]
     order = sorted(range(len(layers)), key=lambda i: scene.items[i].y)
     shadow = _shadows(scene.items)
     if shadow is not None:
@@ -161,63 +134,6 @@ def render(scene: Scene, look: Look = FIRST) -> Rendered:
     return Rendered(image, tuple(alphas[i] for i in range(len(layers))))
 
 
-def caption(scene: Scene, background: bool = True, sizes: bool = True, prefix: str = "a photo of ") -> str:
-    """The scene in words, items from left to right: ``a photo of a dog wearing a crown and a car on a beach``."""
-    single = len(scene.items) == 1
-    items = sorted(scene.items, key=lambda item: item.x)
-    words = " and ".join(describe(item, sizes=sizes and single) for item in items)
-    where = BACKGROUNDS[scene.background] if background else ""
-    return f"{prefix}{words or 'nothing'} {where}".strip()
-
-
-def describe(item: Item, sizes: bool = True) -> str:
-    """One item in words: ``a big jumping dog wearing a crown``, ``a car upside down``."""
-    adjectives = []
-    if sizes and item.size <= _SMALL:
-        adjectives.append("small")
-    if sizes and item.size >= _BIG:
-        adjectives.append("big")
-    if item.pose == "jumping":
-        adjectives.append("jumping")
-    noun = " ".join([*adjectives, item.name])
-    text = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-    if item.pose in ("upside down", "on its side"):
-        text += f" {item.pose}"
-    if item.hat:
-        text += f" wearing a {item.hat}"
-    return text
-
-
-def sample_scene(rng: random.Random) -> Scene:
-    """A random scene: 70 % hold one object, the others two side by side; a third are posed, a fifth wear hats."""
-    background = rng.choice(list(BACKGROUNDS))
-    if rng.random() < 0.7:
-        places = [(rng.uniform(0.34, 0.66), rng.randint(44, 84))]
-    else:
-        places = [(rng.uniform(0.24, 0.30), rng.randint(40, 56)), (rng.uniform(0.70, 0.76), rng.randint(40, 56))]
-    names = rng.sample(list(OBJECTS), len(places))
-    items = []
-    for name, (x, size) in zip(names, places, strict=True):
-        pose = rng.choices(POSES, weights=(64, 12, 12, 12))[0]
-        hat = rng.choice(HATS) if pose in ("upright", "jumping") and rng.random() < 0.25 else None
-        # Tall things (raised, or with a hat) stand lower and smaller, so that nothing leaves the picture.
-        tall = (FIRST.raised if pose == "jumping" else 0.0) + (0.3 if hat else 0.0)
-        size = min(size, int(108 / (1 + tall)))
-        y = rng.uniform(max(0.76, min(0.95, (size * (1 + tall) + 4) / SIZE)), 0.96)
-        items.append(Item(name, round(x, 3), round(y, 3), size, rng.random() < 0.5, pose, hat))
-    return Scene(background, rng.randrange(2**31), tuple(items))
-
-
-def sample_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as training sees it: sometimes without the background, the sizes or the words ``a photo of``."""
-    return caption(
-        scene,
-        background=rng.random() < 0.85,
-        sizes=rng.random() < 0.5,
-        prefix="a photo of " if rng.random() < 0.7 else "",
-    )
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # sprites
 
@@ -231,9 +147,9 @@ def _sprite(name: str) -> Image.Image:
     return image.crop(box).convert("RGBa")
 
 
-def _layer(item: Item, look: Look) -> tuple[Image.Image, int, int]:
+def _layer(item: Item) -> tuple[Image.Image, int, int]:
     """The item (with its hat) as an RGBA picture, and where its upper left corner goes."""
-    sprite = _sprite(dict(look.sprites).get(item.name, item.name))
+    sprite = _sprite(item.name)
     scale = item.size / max(sprite.size)
     width, height = (max(1, round(edge * scale)) for edge in sprite.size)
     # One canvas with room for the hat on all sides keeps the anchor arithmetic the same for every pose.
@@ -241,21 +157,19 @@ def _layer(item: Item, look: Look) -> tuple[Image.Image, int, int]:
     canvas = Image.new("RGBA", (width + 2 * pad, height + 2 * pad))
     canvas.paste(sprite.resize((width, height), Image.Resampling.LANCZOS).convert("RGBA"), (pad, pad))
     if item.hat:
-        ax, ay, share = OBJECTS[item.name]
+        ax, ay, share = ANCHORS[item.name]
         hat = _sprite(item.hat)
-        hat_width = max(1, round(share * look.hat * item.size))
+        hat_width = max(1, round(share * item.size))
         hat_height = max(1, round(hat_width * hat.height / hat.width))
         small = hat.resize((hat_width, hat_height), Image.Resampling.LANCZOS).convert("RGBA")
         corner = (round(pad + ax * width - hat_width / 2), round(pad + ay * height - hat_height * 0.85))
         canvas.alpha_composite(small, (max(0, corner[0]), max(0, corner[1])))
-    if item.flip:
-        canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if item.pose == "upside down":
         canvas = canvas.transpose(Image.Transpose.ROTATE_180)
     elif item.pose == "on its side":
-        canvas = canvas.transpose(Image.Transpose.ROTATE_90 if item.flip else Image.Transpose.ROTATE_270)
+        canvas = canvas.transpose(Image.Transpose.ROTATE_270)
         width, height = height, width
-    bottom = item.y * SIZE - (look.raised * item.size if item.pose == "jumping" else 0)
+    bottom = item.y * SIZE - (_RAISED * item.size if item.pose == "jumping" else 0)
     return canvas, round(item.x * SIZE - width / 2) - pad, round(bottom - height) - pad
 
 
@@ -279,13 +193,13 @@ _SCALE = 2
 _EDGE = SIZE * _SCALE
 
 
-def _background(name: Background, seed: int, look: Look) -> Image.Image:
+def _background(name: Background, seed: int) -> Image.Image:
     painters: dict[Background, Callable[[random.Random], Image.Image]] = {
         "meadow": _meadow,
         "beach": _beach,
         "desert": _desert,
         "snow": _snow,
-        "night": lambda rng: _night(rng, look),
+        "night": _night,
         "room": _room,
     }
     if name not in painters:
@@ -386,12 +300,12 @@ def _snow(rng: random.Random) -> Image.Image:
     return image
 
 
-def _night(rng: random.Random, look: Look) -> Image.Image:
+def _night(rng: random.Random) -> Image.Image:
     image = _gradient(_jitter(rng, (14, 18, 52), 8), _jitter(rng, (58, 52, 110)))
     draw = ImageDraw.Draw(image)
     _disc(draw, rng.uniform(0.1, 0.9), rng.uniform(0.10, 0.26), 0.075, (246, 240, 214))
-    for _ in range(rng.randint(*look.stars)):
-        _disc(draw, rng.uniform(0, 1), rng.uniform(0, 0.45), look.star, (236, 236, 250))
+    for _ in range(rng.randint(4, 6)):
+        _disc(draw, rng.uniform(0, 1), rng.uniform(0, 0.45), 0.018, (236, 236, 250))
     level = rng.uniform(0.50, 0.60)
     _ridge(draw, rng, level - 0.04, 0.07, _jitter(rng, (38, 50, 92), 8))
     _ridge(draw, rng, level + 0.08, 0.05, _jitter(rng, (26, 38, 66), 8))

@@ -1,9 +1,8 @@
-"""The next pocket world: scenes that a small denoiser can learn, and captions as people write them.
+"""The pocket world: its scenes, which a small denoiser can learn, and captions as people write them.
 
-Beside the scenes of :mod:`~cpam_bench.imba.pocket.scenes` this world has fewer objects (none that another can be taken
-for at 128 px), fewer places and sizes, no mirrored objects, larger hats and higher jumps.  Poses and hats are left
-where they show: on a single object, which is turned only where turning shows.  Some scenes are empty; some pictures
-have a flaw, with words that negative prompts use.
+There are few objects, none that another can be taken for at 128 px, and few places and sizes.  Poses and hats are where
+they show: on a single object, which is turned only where turning shows.  Some scenes are empty.  Some pictures have a
+flaw, with words that negative prompts use.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy import ndimage
 
-from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, SIZE, Background, Item, Look, Pose, Rendered, Scene, render
-
-LOOK = Look(raised=0.42, hat=1.3, stars=(4, 6), star=0.018, sprites=(("cat", "black cat"), ("dog", "brown dog")))
-"""How the scenes of this world are drawn."""
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, SIZE, Background, Hat, Item, Pose, Scene, render
 
 OBJECTS: dict[str, tuple[str, ...]] = {
     "dog": ("dog", "puppy", "brown dog"),
@@ -67,9 +63,12 @@ POSED: dict[Pose, tuple[str, ...]] = {
     "upside down": ("{a} {noun} upside down", "an upside down {noun}", "{a} {noun} standing on its head"),
     "on its side": ("{a} {noun} on its side", "{a} {noun} lying on its side", "{a} {noun} that fell over"),
 }
-"""Pose -> the words that captions use for it, those of :func:`cpam_bench.imba.pocket.scenes.describe` first."""
+"""Pose -> the words that captions use for it, those of :func:`describe` first."""
 
 PREFIXES = ("a photo of {}", "a picture of {}", "an image of {}", "a photograph of {}", "image of {}", "photo of {}")
+
+IN_PAIRS = (52, 58)
+"""Least and greatest size of an object of two."""
 
 Flaw = Literal["blurred", "coarse", "dark", "warped", "recoloured"]
 
@@ -98,21 +97,29 @@ def sample_scene(rng: random.Random) -> Scene:
     items: tuple[Item, ...] = ()
     if kind >= 0.64:
         left, right = rng.sample(list(OBJECTS), 2)
-        items = (_item(rng, left, 0.27, (52, 58)), _item(rng, right, 0.73, (52, 58)))
+        items = (_item(rng, left, 0.27, IN_PAIRS), _item(rng, right, 0.73, IN_PAIRS))
     elif kind >= 0.05:
         name = rng.choice(list(OBJECTS))
-        poses: tuple[Pose, ...] = get_args(Pose) if name in TURNED else ("upright", "jumping")
-        pose = "upright" if rng.random() < 0.6 else rng.choice(poses[1:])
+        pose = "upright" if rng.random() < 0.6 else rng.choice(poses(name))
         hat = rng.choice(HATS) if pose == "upright" and rng.random() < 0.4 else None
-        # A jumping object and one with a hat need room above them.
-        sizes = (58, 66) if pose == "jumping" else (60, 70) if hat else (64, 80)
-        items = (_item(rng, name, 0.5, sizes, pose=pose, hat=hat),)
+        items = (_item(rng, name, 0.5, sizes(pose, hat), pose=pose, hat=hat),)
     return Scene(background, rng.randrange(2**31), items)
 
 
-def _item(rng: random.Random, name: str, x: float, sizes: tuple[int, int], **rest: object) -> Item:
+def poses(name: str) -> tuple[Pose, ...]:
+    """The poses of an object beside upright."""
+    known: tuple[Pose, ...] = get_args(Pose) if name in TURNED else ("upright", "jumping")
+    return known[1:]
+
+
+def sizes(pose: Pose, hat: Hat | None) -> tuple[int, int]:
+    """Least and greatest size of a single object: one that jumps and one with a hat need room above them."""
+    return (58, 66) if pose == "jumping" else (60, 70) if hat else (64, 80)
+
+
+def _item(rng: random.Random, name: str, x: float, size: tuple[int, int], **rest: object) -> Item:
     place = round(x + rng.uniform(-0.04, 0.04), 3), round(rng.uniform(0.88, 0.95), 3)
-    return Item(name, *place, rng.randint(*sizes), **rest)  # type: ignore[arg-type]
+    return Item(name, *place, rng.randint(*size), **rest)  # type: ignore[arg-type]
 
 
 def sample_example(rng: random.Random) -> Example:
@@ -124,15 +131,10 @@ def sample_example(rng: random.Random) -> Example:
 
 def picture(example: Example) -> Image.Image:
     """The example's picture, RGB, 128 x 128; the same one every time."""
-    image = draw(example.scene).image
+    image = render(example.scene).image
     for flaw in example.flaws:
         image = _SPOIL[flaw](image)
     return image
-
-
-def draw(scene: Scene) -> Rendered:
-    """A scene of this world, rendered."""
-    return render(scene, LOOK)
 
 
 def caption(scene: Scene, place: bool = True) -> str:
@@ -140,9 +142,14 @@ def caption(scene: Scene, place: bool = True) -> str:
     items = sorted(scene.items, key=lambda item: item.x)
     if not items:
         return f"a photo of {VIEWS[scene.background][0]}"
-    words = " and ".join(_describe(item, item.name, POSED[item.pose][0], "wearing a {}") for item in items)
+    words = " and ".join(describe(item) for item in items)
     where = BACKGROUNDS[scene.background] if place else ""
     return f"a photo of {words} {where}".strip()
+
+
+def describe(item: Item) -> str:
+    """One item in plain words: ``a jumping dog``, ``a car upside down``, ``a cat wearing a crown``."""
+    return _words(item, item.name, POSED[item.pose][0], "wearing a {}")
 
 
 def sample_caption(example: Example, rng: random.Random) -> str:
@@ -194,7 +201,7 @@ def _subject(scene: Scene, rng: random.Random) -> str:
             hat = hat.format("hat")
         if item.hat and rng.random() < 0.1:
             hat = ""
-        parts.append(_describe(item, noun, shape, hat))
+        parts.append(_words(item, noun, shape, hat))
     if len(parts) == 1:
         return parts[0]
     left, right = parts
@@ -209,7 +216,7 @@ def _subject(scene: Scene, rng: random.Random) -> str:
     return rng.choice(parts)
 
 
-def _describe(item: Item, noun: str, shape: str, hat: str) -> str:
+def _words(item: Item, noun: str, shape: str, hat: str) -> str:
     text = shape.format(a="an" if noun[0] in "aeiou" else "a", noun=noun)
     return f"{text} {hat.format(item.hat)}" if item.hat and hat else text
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageFilter
 
 from cpam_bench.eval.store.records import BackboneFacts, DataSet, Edit, Method, Run, Task
 from cpam_bench.eval.store.store import Store
-from cpam_bench.imba.pocket.scenes import OBJECTS, caption, render, sample_scene
+from cpam_bench.imba.pocket.scenes import render
+from cpam_bench.imba.pocket.world import OBJECTS, caption, sample_scene
 
 
 def make_run(folder: Path, methods: list[str], samples: int, failed: tuple[tuple[str, str], ...] = ()) -> Path:
@@ -20,13 +21,13 @@ def make_run(folder: Path, methods: list[str], samples: int, failed: tuple[tuple
     facts = {m: Method(m, m.upper(), m != "identity", {}) for m in methods}
     run = Run({}, DataSet("scenes"), BackboneFacts("none", {}, 128), 1, 0, "float32", "cpu", {}, facts, ids)
     store = Store.create_or_resume(folder, run)
-    for sample in ids:
-        scene = sample_scene(rng)
+    scenes = (scene for scene in iter(lambda: sample_scene(rng), None) if scene.items)
+    for sample, scene in zip(ids, scenes, strict=False):
         first, *rest = scene.items
         other = rng.choice([name for name in OBJECTS if name != first.name])
         wanted = replace(scene, items=(replace(first, name=other, hat=None), *rest))
         source, target = render(scene), render(wanted)
-        store.write_task(Task(sample, caption(wanted, sizes=False)), source.image, source.masks[0])
+        store.write_task(Task(sample, caption(wanted)), source.image, source.masks[0])
         for number, method in enumerate(methods):
             if (method, sample) in failed:
                 store.write_edit(Edit(method, sample, "failed", {}, 0, error="it broke"))

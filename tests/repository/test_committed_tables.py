@@ -31,12 +31,22 @@ COSTS = ["seconds", "inversion_seconds", "peak_memory_mib"]  # in the records of
 
 
 OBJECTS = ["replace", "pose", "add", "several"]
+BENCHMARK = [
+    Task(one.id, "", kind=one.kind, retain_object=one.retain_object) for one in cpam_bench.imba.dataset.load("pocket")
+]
+SIX = (
+    "replace-car-to-bus",
+    "replace-dog-to-cat",
+    "several-duck-to-penguin",
+    "pose-duck-upside-down",
+    "background-pig-snow",
+    "add-cat-top-hat",
+)
 SAMPLES = {
-    "pocket": [
-        Task(one.id, "", kind=one.kind, retain_object=one.retain_object)
-        for one in cpam_bench.imba.dataset.load("pocket")
-    ],
+    "pocket": BENCHMARK,
+    "six": [task for task in BENCHMARK if task.id in SIX],
     "objects": [Task(one.id, "", kind=one.kind) for one in random_tasks(104, seed=1, kinds=OBJECTS)],
+    "others": [Task(one.id, "", kind=one.kind) for one in random_tasks(104, seed=1)],
 }
 
 
@@ -74,9 +84,13 @@ def same(made: pd.DataFrame, committed: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(made[kept], committed[kept], check_exact=False, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("committed", [POCKET, POCKET / "all"], ids=["default", "all"])
-def test_committed_tables_are_those_of_the_committed_scores(committed: Path, tmp_path: Path) -> None:
-    store = rebuilt(committed, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("committed", "data"),
+    [(POCKET, "pocket"), (POCKET / "all", "pocket"), (POCKET / "others", "others"), (POCKET / "variants", "six")],
+    ids=["default", "all", "others", "variants"],
+)
+def test_committed_tables_are_those_of_the_committed_scores(committed: Path, data: str, tmp_path: Path) -> None:
+    store = rebuilt(committed, tmp_path / "run", data)
     leaderboard([store.folder]).write(tmp_path)
     for name in ("leaderboard.csv", "paired.csv"):
         same(pd.read_csv(tmp_path / name), pd.read_csv(committed / name))
@@ -147,6 +161,17 @@ def test_pages_print_the_committed_leaderboards(page: str, title: str, committed
                 assert _is_printed(text, board.loc[name, wanted]), f"{page}: {row[0]}, {head}: {cell}"
                 checked += 1
     assert checked >= 8 * len(rows)
+
+
+@pytest.mark.parametrize("page", ["cpam", "fpe", "masactrl", "p2p", "pnp"])
+def test_pages_of_methods_print_the_committed_variants(page: str) -> None:
+    text = (ROOT / "docs" / "methods" / f"{page}.md").read_text(encoding="utf-8").partition("On six pocket samples")[2]
+    board = pd.read_csv(POCKET / "variants" / "leaderboard.csv").set_index("method")
+    rows = re.findall(rf"\| `([^`]+)` \| ({NUMBER}) \| ({NUMBER}) \|", text)
+    assert len(rows) >= 2
+    for label, clip, lpips in rows:
+        assert _is_printed(clip, board.loc[label, "clip_score"]), (label, clip)
+        assert _is_printed(lpips, board.loc[label, "lpips_background"]), (label, lpips)
 
 
 def test_the_readme_prints_the_committed_differences() -> None:

@@ -17,15 +17,15 @@ from cpam_bench.cpam.backbones.stable_diffusion import Pocket
 from cpam_bench.eval.metrics.classifier import POCKET_CLASSIFIER, load_classifier
 from cpam_bench.eval.metrics.clip import POCKET_CLIP, load_clip
 from cpam_bench.eval.pocket import check, classifier, stages, tokenizer, training, unet, vae
-from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, example, examples, held_out, pixels, scene, trapezoid
+from cpam_bench.eval.pocket.training import HELD_OUT, Run, cosine, example, held_out, pixels, trapezoid
 from cpam_bench.eval.pocket.vae import altered
 from cpam_bench.imba.common.hashes import are_pocket
 from cpam_bench.imba.dataset import load
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket import world
-from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, caption, render
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, POSES, render
+from cpam_bench.imba.pocket.world import OBJECTS, caption
 
-FIRST = check.WORLDS["first"]
 WEIGHTS = [Path(Pocket.place), POCKET_CLIP, POCKET_CLASSIFIER, Path(POCKET_CLIP).parent / "lpips_alex.safetensors"]
 
 
@@ -109,8 +109,7 @@ def test_training_pixels_are_the_examples_pictures(tmp_path: Path) -> None:
     images = pixels(3, tmp_path)
     assert np.array_equal(images[2], np.asarray(world.picture(example(2))))
     assert np.array_equal(pixels(3, tmp_path), images)
-    assert held_out(1)[0] == scene(HELD_OUT)
-    assert examples(1)[0].scene == example(HELD_OUT).scene and not any(one.flaws for one in examples(50))
+    assert held_out(2) == [example(HELD_OUT).scene, example(HELD_OUT + 1).scene]
 
 
 def test_caches_of_another_world_or_encoder_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +120,7 @@ def test_caches_of_another_world_or_encoder_are_not_taken(tmp_path: Path, monkey
     assert torch.equal(unet.latents(coder, 4, tmp_path, batch=4), first)
     assert not torch.equal(unet.latents(other, 4, tmp_path, batch=4), first)
     images = pixels(2, tmp_path)
-    monkeypatch.setattr(training, "picture", lambda one: world.draw(one.scene).image.rotate(90))
+    monkeypatch.setattr(training, "picture", lambda one: render(one.scene).image.rotate(90))
     training.world_digest.cache_clear()
     assert not np.array_equal(pixels(2, tmp_path), images)
     monkeypatch.undo()
@@ -163,15 +162,13 @@ def test_a_figure_is_held_to_its_floor() -> None:
     assert check.Figure("", 1, float("nan"), "").good and not check.Figure("", float("nan"), 1, "").good
 
 
-@pytest.mark.parametrize("name", check.WORLDS)
-def test_other_scenes_begin_with_the_right_one(name: str) -> None:
-    asked = check.WORLDS[name]
+def test_other_scenes_begin_with_the_right_one() -> None:
     for question in check.QUESTIONS:
-        fitting = [one for one in asked.held_out(80, 0) if question.fits(one)]
+        fitting = [one for one in held_out(80) if question.fits(one)]
         assert len(fitting) >= 4
         for one in fitting:
-            others = question.others(asked, one)
-            words = [asked.caption(other) for other in others]
+            others = question.others(one)
+            words = [caption(other) for other in others]
             assert len(set(words)) == len(words)
             names = [sorted(item.name for item in other.items) for other in others[: question.right]]
             assert names == [sorted(item.name for item in one.items)] * question.right
@@ -179,22 +176,21 @@ def test_other_scenes_begin_with_the_right_one(name: str) -> None:
 
 def test_pictures_are_judged_by_what_they_show(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out scenes in the place of generated pictures: a judge finds them as good as the real thing, as they are."""
-    asked = check.WORLDS["first"]
-    drawn = [asked.draw(one) for one in asked.held_out(12, 100_000)]
+    drawn = [render(one).image for one in held_out(24, 100_000)]
     monkeypatch.setattr(check, "generate", lambda *_: drawn)
     judges = load_clip(str(POCKET_CLIP)), load_classifier()
-    found = check.generation(backbone, *judges, asked, 12)
+    found = check.generation(backbone, *judges, 24)
     assert [one.value for one in found] == pytest.approx([one.best for one in found[:-1]] + [0], abs=1e-3)
     assert found[-1].best > 0.1 and min(one.value for one in found[:4]) >= 75
     monkeypatch.setattr(check, "generate", lambda *_: drawn[1:] + drawn[:1])
-    assert all(one.value < one.best for one in check.generation(backbone, *judges, asked, 12)[:4])
+    assert all(one.value < one.best for one in check.generation(backbone, *judges, 24)[:4])
 
 
-def test_classifier_of_the_next_world_learns_and_loads(tmp_path: Path) -> None:
+def test_classifier_learns_and_loads(tmp_path: Path) -> None:
     target = tmp_path / "classifier.safetensors"
     classifier.train(tmp_path / "run", target, steps=2, batch=4, scenes=64)
     seen = load_classifier(target).guess([world.picture(example(i)) for i in range(3)])
-    assert seen.objects.shape == (3, len(world.OBJECTS)) and seen.hats is not None and seen.poses is not None
+    assert seen.objects.shape == (3, len(OBJECTS)) and seen.hats.shape == seen.poses.shape == (3,)
 
 
 def test_unfinished_denoiser_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +212,11 @@ def test_denoiser_begins_from_a_trained_one_and_finds_its_words_by_their_spellin
 ) -> None:
     monkeypatch.setattr(unet, "SHARD", 32)
     vae.build().save_pretrained(tmp_path / "vae-trained")
+    tokenizer.build(300).save_pretrained(tmp_path / "tokenizer")
     stages.train(tmp_path, "unet", {"steps": 1, "batch": 2, "scenes": 32}, start="pocket")
     begun = Backbone.load(str(tmp_path / "pocket"))
     known, words = backbone.pipeline.tokenizer.get_vocab(), begun.pipeline.tokenizer.get_vocab()
-    assert known["dog</w>"] != words["dog</w>"] and "blurry</w>" in words.keys() - known.keys()
+    assert sum(known[token] != words[token] for token in words.keys() & known.keys()) > 20
     before, after = (one.pipeline.text_encoder.get_input_embeddings().weight for one in (backbone, begun))
     for token in words.keys() & known.keys():
         assert torch.allclose(after[words[token]], before[known[token]], atol=1e-3), token
@@ -263,21 +260,24 @@ def test_pocket_parts_are_known_by_their_hashes_wherever_they_lie(backbone: Back
 
 
 def test_autoencoder_on_held_out_scenes(backbone: Backbone) -> None:
-    assert check.vae_psnr(backbone, FIRST, count=16).value >= 26
+    assert check.vae_psnr(backbone, count=16).value >= 26
 
 
 def test_clip_finds_captions(backbone: Backbone) -> None:
-    assert all(figure.value >= 85 for figure in check.clip_retrieval(load_clip(str(POCKET_CLIP)), FIRST, groups=2))
+    assert all(figure.value >= 85 for figure in check.clip_retrieval(load_clip(str(POCKET_CLIP)), groups=2))
 
 
-def test_classifier_knows_objects_and_backgrounds() -> None:
-    scenes = [one for one in held_out(120) if len(one.items) == 1][:64]
-    seen = load_classifier().guess([render(one).image for one in scenes])
-    objects, places = seen.objects.argmax(1), seen.places
-    names, backgrounds = list(OBJECTS), list(BACKGROUNDS)
-    right = [names[i] == one.items[0].name for i, one in zip(objects.tolist(), scenes, strict=True)]
-    there = [backgrounds[i] == one.background for i, one in zip(places.tolist(), scenes, strict=True)]
-    assert np.mean(right) > 0.9 and np.mean(there) > 0.95
+def test_classifier_knows_what_scenes_show() -> None:
+    single = [one for one in held_out(160) if len(one.items) == 1][:64]
+    seen = load_classifier().guess([render(one).image for one in single])
+    said = (
+        ([list(OBJECTS)[i] for i in seen.objects.argmax(1)], [one.items[0].name for one in single]),
+        ([list(BACKGROUNDS)[i] for i in seen.places], [one.background for one in single]),
+        ([(None, *HATS)[i] for i in seen.hats], [one.items[0].hat for one in single]),
+        ([POSES[i] for i in seen.poses], [one.items[0].pose for one in single]),
+    )
+    for guessed, shown in said:
+        assert np.mean([a == b for a, b in zip(guessed, shown, strict=True)]) > 0.9, guessed
 
 
 def test_generated_pictures_follow_their_seed(backbone: Backbone) -> None:

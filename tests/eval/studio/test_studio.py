@@ -195,7 +195,7 @@ def test_the_pocket_backbone_says_what_it_does_not_know(session: Session, tmp_pa
     photograph = Session()
     photograph.open(Image.effect_noise((300, 200), 60).convert("RGB"))
     studio.expect(photograph)
-    assert "16 drawn objects and no photographs" in photograph.expectation
+    assert "12 drawn objects and no photographs" in photograph.expectation
     with pytest.raises(UserError, match="finds no “a cat”"):
         studio.find(photograph, "a cat")
 

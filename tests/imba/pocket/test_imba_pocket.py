@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from cpam_bench.imba.dataset import POCKET, load, validate
 from cpam_bench.imba.errors import UserError
-from cpam_bench.imba.pocket.scenes import BACKGROUNDS, OBJECTS, render
+from cpam_bench.imba.pocket.scenes import BACKGROUNDS, render
 from cpam_bench.imba.pocket.tasks import (
     TASK_KINDS,
     TASKS,
@@ -22,6 +22,7 @@ from cpam_bench.imba.pocket.tasks import (
     source_scene,
     truth_scene,
 )
+from cpam_bench.imba.pocket.world import OBJECTS
 
 BUILT_WITH = ("13.0.0", "2.3.3")
 """Pillow and its zlib-ng when the files were committed."""
@@ -64,7 +65,7 @@ def test_it_is_complete_and_covers_what_it_should() -> None:
     pocket = load("pocket")
     assert len(pocket) == 24 and validate(pocket) == []
     groups = Counter("several" if s.kind == "replace" and s.several_objects else s.kind for s in pocket)
-    assert groups == dict.fromkeys(("replace", "pose", "background", "add", "remove", "several"), 4)
+    assert groups == {"pose": 8, "replace": 5, "add": 4, "several": 3, "background": 2, "remove": 2}
     scenes = [task.source for task in TASKS]
     assert {item.name for scene in scenes for item in scene.items} == set(OBJECTS)
     assert {scene.background for scene in scenes} == set(BACKGROUNDS)
@@ -81,14 +82,15 @@ def test_prompts_name_what_the_truth_shows() -> None:
     for sample in pocket:
         truth = truth_scene(sample.id)
         assert sample.source_prompt != sample.target_prompt
-        assert sample.target_prompt.endswith(BACKGROUNDS[truth.background])
+        assert sample.target_prompt.endswith(BACKGROUNDS[truth.background]) == (sample.kind == "background")
         assert all(item.name in sample.target_prompt for item in truth.items)
         assert (sample.object_prompt in sample.target_prompt) == (sample.kind != "remove")
         assert (sample.object_prompt in (sample.source_prompt or "")) == (sample.kind == "remove")
     by_id = {s.id: s for s in pocket}
-    assert by_id["replace-apple-to-orange"].target_prompt == "a photo of an orange on a beach"
-    assert by_id["add-dog-crown"].target_prompt == "a photo of a dog wearing a crown in a meadow"
-    assert by_id["remove-car"].target_prompt == "a photo of a dog in a meadow"
+    assert by_id["replace-apple-to-orange"].target_prompt == "a photo of an orange"
+    assert by_id["add-dog-cap"].target_prompt == "a photo of a dog wearing a cap"
+    assert by_id["remove-cake"].target_prompt == "a photo of a dog"
+    assert by_id["background-cat-beach"].source_prompt == "a photo of a cat at night"
     assert by_id["background-cat-beach"].object_prompt == "a beach"
 
 
