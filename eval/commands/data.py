@@ -233,11 +233,15 @@ def masks_check(
         from cpam_bench.cpam.words import select
 
         backbone = Backbone.load("pocket")
-        named = [
-            check.iou(select(backbone, one.image, f"a {one.name}").mask, one.mask)
-            for one in check.pocket_objects(count, seed)
-        ]
-        typer.echo(f"named, cross-attention of the pocket backbone: mean IoU {sum(named) / len(named):.3f}")
+        found = []
+        for one in check.pocket_objects(count, seed):
+            article = "an" if one.name[0] in "aeiou" else "a"
+            try:
+                found.append(check.iou(select(backbone, one.image, f"{article} {one.name}").mask, one.mask))
+            except UserError as error:
+                typer.echo(f"{one.name}: {error}")
+        mean_found = f", mean IoU {sum(found) / len(found):.3f}" if found else ""
+        typer.echo(f"named, cross-attention of the pocket backbone: {len(found)} of {count} found{mean_found}")
     if photos is not None:
         for name, image, points in check.photographs(photos, 10, clicks):
             mask = tool.segment(image, points)
