@@ -162,7 +162,7 @@ class P2P(BesideSource):
         "Hertz et al., Prompt-to-Prompt, ICLR 2023; Mokady et al., Null-text Inversion, CVPR 2023;"
         f" {REPOSITORY}, {NOTEBOOK} and {NULL_TEXT}"
     )
-    cost: ClassVar[str] = "null-text inversion optimises at every step: 66 s on the pocket backbone where CPAM takes 3"
+    cost: ClassVar[str] = "inversion=null-text optimises at every step: 66 s on the pocket backbone where CPAM takes 3"
     capabilities: ClassVar[Capabilities] = Capabilities(local_edit=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pie-bench": {

@@ -60,10 +60,10 @@ def test_at_the_desk(browser: Any, report: Path) -> None:
     assert output.inner_text() == "0 of 12 samples" and page.is_visible(".empty")
     page.click(".empty button")
     sync_api.expect(output).to_have_text("12 of 12 samples")
-    page.select_option("select[name=kind]", "remove")
+    page.select_option("select[name=kind]", "pose")
     kinds = page.locator(".sample:not([hidden]) .tags span:first-of-type")
     # Cards that have not been scrolled to are not laid out, and have no inner text.
-    assert set(kinds.all_text_contents()) == {"remove"}
+    assert set(kinds.all_text_contents()) == {"pose"}
     page.click("button[type=reset]")
     page.check("input[name=failed]")
     left = page.locator(".sample:not([hidden])")
