@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def plot(rows: pd.DataFrame, path: Path, title: str) -> None:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("scale of classifier-free guidance (the default is ringed; bars are 95 % intervals)")
-    axes[0].set_title(title, fontsize=9, loc="left", wrap=True)
+    # matplotlib's own wrapping is left out of its layout, which then cuts lines off.
+    axes[0].set_title(textwrap.fill(title, 80), fontsize=9, loc="left")
     buffer = io.BytesIO()
     sheet.savefig(buffer, format=path.suffix.lstrip("."), dpi=200)
     write_atomic(path, buffer.getvalue())
