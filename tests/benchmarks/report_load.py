@@ -30,7 +30,7 @@ from report_browser import CHROMIUM, chromium, open_report, outside, paints, vio
 from report_runs import fabricate, run_material  # noqa: E402
 
 from cpam_bench.eval.report.page import write_report  # noqa: E402
-from cpam_bench.eval.run.driver import machine  # noqa: E402
+from cpam_bench.eval.run.describe import machine  # noqa: E402
 
 DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 PHONE: dict[str, Any] = {
