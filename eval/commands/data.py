@@ -231,13 +231,13 @@ def masks_check(
     if words:
         from cpam_bench.cpam.backbone import Backbone
         from cpam_bench.cpam.words import select
+        from cpam_bench.imba.pocket.world import article
 
         backbone = Backbone.load("pocket")
         found = []
         for one in check.pocket_objects(count, seed):
-            article = "an" if one.name[0] in "aeiou" else "a"
             try:
-                found.append(check.iou(select(backbone, one.image, f"{article} {one.name}").mask, one.mask))
+                found.append(check.iou(select(backbone, one.image, f"{article(one.name)} {one.name}").mask, one.mask))
             except UserError as error:
                 typer.echo(f"{one.name}: {error}")
         mean_found = f", mean IoU {sum(found) / len(found):.3f}" if found else ""

@@ -147,6 +147,11 @@ def caption(scene: Scene, place: bool = True) -> str:
     return f"a photo of {words} {where}".strip()
 
 
+def article(word: str) -> str:
+    """``an`` before a vowel, else ``a``."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
 def describe(item: Item) -> str:
     """One item in plain words: ``a jumping dog``, ``a car upside down``, ``a cat wearing a crown``."""
     return _words(item, item.name, POSED[item.pose][0], "wearing a {}")
@@ -170,7 +175,7 @@ def sample_caption(example: Example, rng: random.Random) -> str:
     prefix = "a photo of {}" if rng.random() < 0.5 else rng.choice((*PREFIXES, "{}", "{}", "{}"))
     if flaws and prefix != "{}" and not prefix.startswith("an ") and rng.random() < 0.6:
         first = flaws.pop(0)
-        prefix = f"{'an' if first[0] in 'aeiou' else 'a'} {first} {prefix.removeprefix('a ')}"
+        prefix = f"{article(first)} {first} {prefix.removeprefix('a ')}"
     text = prefix.format(text)
     if named and where not in text:
         text = f"{where}, {text}"
@@ -217,7 +222,7 @@ def _subject(scene: Scene, rng: random.Random) -> str:
 
 
 def _words(item: Item, noun: str, shape: str, hat: str) -> str:
-    text = shape.format(a="an" if noun[0] in "aeiou" else "a", noun=noun)
+    text = shape.format(a=article(noun), noun=noun)
     return f"{text} {hat.format(item.hat)}" if item.hat and hat else text
 
 
