@@ -39,7 +39,7 @@ from cpam_bench.imba.build import publish
 from cpam_bench.imba.dataset import MARK
 from cpam_bench.imba.errors import UserError
 from cpam_bench.imba.pocket.scenes import BACKGROUNDS, HATS, SIZE, Background, Hat, Item, Pose, Scene, render
-from cpam_bench.imba.pocket.world import IN_PAIRS, OBJECTS, TURNED, caption, describe, poses, sizes
+from cpam_bench.imba.pocket.world import IN_PAIRS, OBJECTS, SIDES, TURNED, caption, describe, poses, sizes
 from cpam_bench.imba.sample import Kind
 
 
@@ -113,7 +113,8 @@ def _alone(background: Background, seed: int, name: str, size: int, x: float = 0
 
 
 def _pair(background: Background, seed: int, left: str, right: str) -> Scene:
-    return Scene(background, 20_001_000 + seed, (Item(left, 0.27, 0.92, 55), Item(right, 0.73, 0.91, 55)))
+    items = (Item(left, SIDES[0], 0.92, 55), Item(right, SIDES[1], 0.91, 55))
+    return Scene(background, 20_001_000 + seed, items)
 
 
 _POSES: tuple[tuple[Background, str, Pose], ...] = (
@@ -186,10 +187,10 @@ def random_tasks(count: int, seed: int = 0, kinds: Sequence[str] = TASK_KINDS) -
 def _draw(kind: str, rng: random.Random) -> Task:
     names = rng.sample(list(TURNED if kind == "pose" else OBJECTS), 3)
     pose, hat = rng.choice(poses(names[0])), rng.choice(HATS)
-    places = [0.5]
+    places: tuple[float, ...] = (0.5,)
     low, high = sizes(pose if kind == "pose" else "upright", hat if kind == "add" else None)
     if kind in ("remove", "several"):
-        places, (low, high) = [0.27, 0.73], IN_PAIRS
+        places, (low, high) = SIDES, IN_PAIRS
     items = tuple(
         Item(name, x + rng.choice((-0.02, 0.0, 0.02)), rng.choice((0.90, 0.92, 0.94)), rng.randint(low, high))
         for name, x in zip(names, places, strict=False)

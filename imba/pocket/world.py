@@ -70,6 +70,9 @@ PREFIXES = ("a photo of {}", "a picture of {}", "an image of {}", "a photograph 
 IN_PAIRS = (52, 58)
 """Least and greatest size of an object of two."""
 
+SIDES = (0.27, 0.73)
+"""Where the two objects of a pair stand, in shares of the width."""
+
 Flaw = Literal["blurred", "coarse", "dark", "warped", "recoloured"]
 
 FLAWS: dict[Flaw, tuple[str, ...]] = {
@@ -96,8 +99,8 @@ def sample_scene(rng: random.Random) -> Scene:
     kind = rng.random()
     items: tuple[Item, ...] = ()
     if kind >= 0.64:
-        left, right = rng.sample(list(OBJECTS), 2)
-        items = (_item(rng, left, 0.27, IN_PAIRS), _item(rng, right, 0.73, IN_PAIRS))
+        names = rng.sample(list(OBJECTS), 2)
+        items = tuple(_item(rng, name, x, IN_PAIRS) for name, x in zip(names, SIDES, strict=True))
     elif kind >= 0.05:
         name = rng.choice(list(OBJECTS))
         pose = "upright" if rng.random() < 0.6 else rng.choice(poses(name))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ from PIL import Image
 from run_helpers import method_file
 
 import cpam_bench.eval.commands.main
+from cpam_bench.cpam.backbone import Backbone
 from cpam_bench.imba.dataset import POCKET
+from cpam_bench.imba.errors import UserError
+from cpam_bench.imba.pocket.clicks import pocket_objects
+from cpam_bench.imba.pocket.world import article
 
 APPLE = POCKET / "images" / "replace-apple-to-orange.png"
 BOX = ("--box", "25,40,105,120")
@@ -220,3 +225,21 @@ def test_masks_check_measures_and_draws(cli: Any, tmp_path: Path) -> None:
     code, printed, _ = cli("data", "masks-check", "--count", "3", "--photos", photos, "--out", tmp_path / "sheet.png")
     assert code == 0 and "mean IoU" in printed and "a.jpg:" in printed
     assert Image.open(tmp_path / "sheet.png").width > 400
+
+
+def test_masks_check_counts_what_words_do_not_find(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = objects = list(pocket_objects(3, 0))
+    exact = {one.image.tobytes(): one.mask for one in others}
+    asked = []
+
+    def select(backbone: Backbone, image: Image.Image, words: str) -> SimpleNamespace:
+        asked.append(words)
+        if image.tobytes() not in exact:
+            raise UserError(f"{words} is not in the picture")
+        return SimpleNamespace(mask=exact[image.tobytes()])
+
+    monkeypatch.setattr("cpam_bench.cpam.words.select", select)
+    code, printed, _ = cli("data", "masks-check", "--count", "3", "--words")
+    assert asked == [f"{article(one.name)} {one.name}" for one in objects]
+    assert f"{first.name}: {asked[0]} is not in the picture" in printed
+    assert code == 0 and "2 of 3 found, mean IoU 1.000" in printed
