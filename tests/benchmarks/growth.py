@@ -1,12 +1,14 @@
 """How cost grows with samples, methods, workers and the pictures' edge, and what the commands cost on large runs.
 
     python tests/benchmarks/growth.py edits      # runs of pocket, their samples repeated under other names
+    python tests/benchmarks/growth.py workers    # the same edits by one process and by two
     python tests/benchmarks/growth.py commands   # runs of two methods that are made up through the store
     python tests/benchmarks/growth.py figure     # results/growth.png of both
 
-Each adds to ``results/growth.json`` (``--out``).  Seconds are the processor's, workers' included, on one thread each,
-so that they can be compared on a busy machine.  The model beside the edits is lanes x seconds a lane + a constant an
-edit, at the same edge: what an evaluation of one lane takes, and what is left of a run of one edit.
+Each adds to ``results/growth.json`` (``--out``).  Seconds are the processor's, on one thread, so that they can be
+compared on a busy machine; those of ``workers`` are the wall's, start included, and want a quiet one.  The model
+beside the edits is lanes x seconds a lane + a constant an edit, at the same edge: what an evaluation of one lane takes,
+and what is left of a run of one edit.
 """
 
 from __future__ import annotations
@@ -56,11 +58,6 @@ LABELS = ("ddim", "cpam", "masactrl", "pnp:inversion_steps=0", "fpe", "ddim-past
 EDGES = (128, 256, 512)
 
 
-def spent() -> float:
-    """Seconds of the processor, of this process and of those that it has waited for."""
-    return sum(os.times()[:4])
-
-
 # edits ----------------------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +77,10 @@ def backbone_of(edge: int) -> Backbone:
 
 
 def cost(samples: int, methods: int, edge: int, steps: int, workers: int = 0) -> dict[str, Any]:
-    """What a run costs; 0 workers edit in this process."""
+    """What a run costs; 0 workers edit in this process.
+
+    Workers are children of a fork server, so that their processor's seconds are not this process's to ask for.
+    """
     data, editors = named(samples), dict(registry.make(label) for label in LABELS[:methods])
     backbone = backbone_of(edge)
     load = functools.partial(Backbone.load, "pocket")
@@ -89,9 +89,10 @@ def cost(samples: int, methods: int, edge: int, steps: int, workers: int = 0) ->
     with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / "run"):
         described = describe_run({}, data, data.samples, backbone, editors, steps=steps, seed=0)
         store = Store.create_or_resume(Path(folder) / "run", described)
-        before, started = backbone.evaluations, spent()
+        clock = time.perf_counter if workers else time.process_time
+        before, started = backbone.evaluations, clock()
         failures = runner.run(store, data.samples, editors, backbone, executor=executor, progress=False, warnings=False)
-        seconds = spent() - started
+        seconds = clock() - started
     assert not failures, failures
     return {
         "samples": samples,
@@ -131,8 +132,10 @@ def edits(steps: int, sizes: Sequence[int], keep: Callable[[dict[str, Any]], Non
     keep(found)
     runs["methods"] = [cost(2, methods, 128, steps) for methods in range(1, 1 + len(LABELS))]
     keep(found)
-    runs["workers"] = [cost(4, 2, 128, steps, workers) for workers in (1, 2)]
-    keep(found)
+
+
+def with_workers(steps: int, samples: int) -> list[dict[str, Any]]:
+    return [cost(samples, len(LABELS), 128, steps, workers) for workers in (1, 2)]
 
 
 # commands -------------------------------------------------------------------------------------------------------------
@@ -173,9 +176,9 @@ def apart(work: Callable[[], object]) -> dict[str, float]:
 def commands(samples: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        started = spent()
+        started = time.process_time()
         fabricate(folder, pocket_material(), samples, 2)
-        made = spent() - started
+        made = time.process_time() - started
         ids = Store.open(folder).run.samples
         found = {
             "resume": apart(lambda: resume(folder, ids)),
@@ -205,8 +208,9 @@ def figure(found: dict[str, Any], out: Path) -> None:
     axes = list(drawn.subplots(2, 3).flat)
     made, runs = found.get("edits", {}), found.get("edits", {}).get("runs", {})
     for axis, what in zip(axes, ("samples", "edge", "methods", "workers"), strict=False):
-        axis.set(xlabel=f"{what}, px" if what == "edge" else what, ylabel="processor's seconds an edit")
-        measured = runs.get(what, [])
+        seconds = "seconds of the wall" if what == "workers" else "processor's seconds"
+        axis.set(xlabel=f"{what}, px" if what == "edge" else what, ylabel=f"{seconds} an edit")
+        measured = found.get("workers", []) if what == "workers" else runs.get(what, [])
         axis.set_visible(bool(measured))
         axis.plot([run[what] for run in measured], [run["seconds_an_edit"] for run in measured], "o-", label="measured")
         if what != "workers" and "constant_an_edit" in made:
@@ -230,9 +234,11 @@ def figure(found: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["edits", "commands", "figure"])
+    parser.add_argument("what", choices=["edits", "workers", "commands", "figure"])
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--sizes", help="how many samples, by default 1,8,64,512 and for commands 500,1000,2000,5000")
+    parser.add_argument(
+        "--sizes", help="samples: 1,8,64,512; of workers 24; of commands 500,1000,2000,5000"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "growth.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -243,6 +249,9 @@ def main() -> None:
         return
     if options.what == "edits":
         edits(options.steps, sizes or [1, 8, 64, 512], lambda found: keep({**known, "edits": found}, options.out))
+        return
+    if options.what == "workers":
+        keep({**known, "workers": with_workers(options.steps, sizes[0] if sizes else 24)}, options.out)
         return
     known["commands"] = []
     for size in sizes or [500, 1000, 2000, 5000]:
