@@ -70,7 +70,7 @@ variants() {
 # What the models can do, and what CPAM's edits come to on the benchmark and on the other tasks. It ends with exit code
 # 1 where a floor is not reached, and has written its figures then too.
 figures() {
-    cpam-bench pocket check --count 128 --run "$runs/all" --run "$runs/others" \
+    cpam-bench pocket check --run "$runs/all" --run "$runs/others" \
         --out "$here/figures.json" --sheet "$here/samples.png" || test -s "$here/figures.json"
 }
 
