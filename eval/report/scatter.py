@@ -6,6 +6,7 @@ How much the altered region changed at all is the points' area, where that was m
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,16 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 52
 RADIUS, LARGEST = 5.0, 11.0
 """Of a point in pixels, and of that whose region changed most."""
 _CHARACTER, _LINE = 7.2, 15  # of a label in pixels, roughly
+LONGEST = 30
+"""Characters of a label; a longer one would leave the picture, or cover much of it."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method: its place and radius, its interval's ends (None where there is none), and where its label stands."""
+    """A method: its place, radius and interval's ends (None where there is none), and where its label stands.
+
+    ``text`` has the whole name and the values.
+    """
 
     name: str
     reference: bool
@@ -35,6 +41,7 @@ class Point:
     label_x: float
     label_y: float
     anchor: str
+    label: str
     text: str
 
 
@@ -79,19 +86,36 @@ def scatter(
     radii = [_radius(change, most) for change in changes]
     taken = [(px - r - 1, py - r - 1, px + r + 1, py + r + 1) for (px, py), r in zip(places, radii, strict=True)]
     points = []
-    for row, (px, py), radius, change in zip(records, places, radii, changes, strict=True):
+    labels = shortened([str(row["method"]) for row in records])
+    for row, label, (px, py), radius, change in zip(records, labels, places, radii, changes, strict=True):
         name = str(row["method"])
-        label_x, label_y, anchor, box = _label(name, px, py, taken)
+        label_x, label_y, anchor, box = _label(label, px, py, taken)
         taken.append(box)
         (left, right), (low, high) = _ends(across, row, x), _ends(up, row, y)
         text = f"{name}: CLIPScore {row[y]:.2f}, background LPIPS {row[x]:.4f}"
         if not math.isnan(change):
             text += f", LPIPS of the altered region to the source {change:.4f}"
         ends = (left, right, low, high)
-        points.append(Point(name, name in references, px, py, radius, *ends, label_x, label_y, anchor, text))
+        points.append(Point(name, name in references, px, py, radius, *ends, label_x, label_y, anchor, label, text))
     missing = [str(name) for name in rows.loc[~rows["method"].isin(drawn["method"]), "method"]]
     sizes = [(_radius(share * most, most), f"{share * most:.2f}") for share in (0, 0.5, 1)] if most else []
     return Scatter(points, across.ticks(), up.ticks(), sizes, missing)
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Labels of at most :data:`LONGEST` characters: a method without its parameters, or both ends of what is longer.
+
+    Parameters stay where they tell methods of one name apart.
+    """
+    alone = Counter(name.partition(":")[0] for name in names)
+    return [_shortened(name, alone[name.partition(":")[0]] == 1) for name in names]
+
+
+def _shortened(name: str, alone: bool) -> str:
+    if len(name) > LONGEST and alone and ":" in name:
+        name = f"{name.partition(':')[0]}:…"
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _radius(change: float, most: float) -> float:

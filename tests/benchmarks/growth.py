@@ -236,9 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["edits", "workers", "commands", "figure"])
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument(
-        "--sizes", help="samples: 1,8,64,512; of workers 24; of commands 500,1000,2000,5000"
-    )
+    parser.add_argument("--sizes", help="samples: 1,8,64,512; of workers 24; of commands 500,1000,2000,5000")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "growth.json")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -110,9 +110,8 @@ def test_a_rater(browser: Any, server: str, study: Path) -> None:
             page.click("#resume")
     assert "“<b>bold</b>”" in prompts  # shown as text and not taken for HTML
     before = page.get_attribute("body", "data-task")
-    loaded = page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
-    state = httpx.get(f"{link}/state").json()
-    assert server + state["next"]["result"] in loaded  # the next picture is there already
+    following = server + httpx.get(f"{link}/state").json()["next"]["result"]
+    page.wait_for_function("url => performance.getEntriesByName(url).length", arg=following)  # asked for beforehand
     page.context.close()
 
     # Elsewhere: a phone, by touch, with the same link.

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cpam_bench.eval.analysis.leaderboard import leaderboard, sliced
 from cpam_bench.eval.commands.main import app
 from cpam_bench.eval.report.page import write_report
-from cpam_bench.eval.report.scatter import HEIGHT, WIDTH, scatter
+from cpam_bench.eval.report.scatter import HEIGHT, LONGEST, WIDTH, scatter, shortened
 from cpam_bench.eval.store.store import Store
 from cpam_bench.imba.errors import UserError
 
@@ -197,6 +197,27 @@ def test_scatter_keeps_inside_its_frame(run: Path) -> None:
     alone = scatter(one, [], "lpips_background", "clip_score")
     assert alone and alone.points[0].left is None
     assert scatter(board.rows.assign(clip_score=float("nan")), [], "lpips_background", "clip_score") is None
+
+
+def test_labels_of_the_scatter_are_short_and_inside_it(run: Path) -> None:
+    rows = leaderboard([run]).rows
+    long = {
+        "cpam": "imagic:embedding_steps=100,model_rate=0.0001,model_steps=200",
+        "masactrl": "p2p-nti:inversion=ddim,self_edge=quarter",
+        "sdedit": "p2p-nti:inversion=ddim,trajectory=true,self_edge=half",
+    }
+    drawn = scatter(rows.assign(method=rows["method"].map(long)), [], "lpips_background", "clip_score")
+    assert drawn and {point.name: point.label for point in drawn.points} == {
+        long["cpam"]: "imagic:…",
+        long["masactrl"]: "p2p-nti:invers…lf_edge=quarter",
+        long["sdedit"]: "p2p-nti:invers…,self_edge=half",
+    }
+    for point in drawn.points:
+        assert point.text.startswith(f"{point.name}: CLIPScore") and len(point.label) <= LONGEST
+        width = 7.2 * len(point.label)
+        left = point.label_x - (width if point.anchor == "end" else 0)
+        assert left >= 0 and left + width <= WIDTH
+    assert shortened(["cpam", "cpam:refine=true", "x" * 31]) == ["cpam", "cpam:refine=true", f"{'x' * 14}…{'x' * 15}"]
 
 
 def test_the_area_of_a_point_is_how_much_the_region_changed(run: Path, tmp_path: Path) -> None:
