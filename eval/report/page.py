@@ -117,6 +117,11 @@ class Card:
     truth: str
     pictures: list[Picture]
 
+    @property
+    def shown(self) -> Picture | None:
+        """What stands in the viewer first: the first edit that is there."""
+        return next((picture for picture in self.pictures if picture.file), None)
+
 
 @dataclass(frozen=True)
 class Method:

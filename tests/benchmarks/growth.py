@@ -135,6 +135,7 @@ def edits(steps: int, sizes: Sequence[int], keep: Callable[[dict[str, Any]], Non
 
 
 def with_workers(steps: int, samples: int) -> list[dict[str, Any]]:
+    cost(1, 1, 128, steps, 2)  # the fork server imports once
     return [cost(samples, len(LABELS), 128, steps, workers) for workers in (1, 2)]
 
 

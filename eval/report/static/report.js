@@ -72,25 +72,22 @@ function reveal(card, percent) {
   card.querySelector(".stage").style.setProperty("--cut", `${range.value}%`);
 }
 
-for (const card of cards) {
-  const stage = card.querySelector(".stage");
-  if (!stage) continue;
-  card.querySelector(".compare input").addEventListener("input", (event) => reveal(card, event.target.value));
-  const drag = (event) => {
-    if (event.type === "pointermove" && !event.buttons) return;
-    const box = stage.getBoundingClientRect();
-    reveal(card, Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
-  };
-  stage.addEventListener("pointerdown", (event) => {
-    stage.setPointerCapture(event.pointerId);
-    drag(event);
-  });
-  stage.addEventListener("pointermove", drag);
-  for (const button of card.querySelectorAll(".edits button")) {
-    button.addEventListener("click", () => show(card, button.parentElement));
-  }
-  show(card, card.querySelector(".edits li[data-method]:has(img)"));
+// One listener for all cards: there may be thousands.
+place.addEventListener("input", (event) => reveal(event.target.closest(".sample"), event.target.value));
+place.addEventListener("click", (event) => {
+  const button = event.target.closest(".edits button");
+  if (button) show(button.closest(".sample"), button.parentElement);
+});
+function drag(event) {
+  const stage = event.target.closest(".stage");
+  if (!stage) return;
+  if (event.type === "pointerdown") stage.setPointerCapture(event.pointerId);
+  else if (!event.buttons) return;
+  const box = stage.getBoundingClientRect();
+  reveal(stage.closest(".sample"), Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
 }
+place.addEventListener("pointerdown", drag);
+place.addEventListener("pointermove", drag);
 
 function fits(card, wanted) {
   const words = wanted.get("text").toLowerCase().split(/\s+/);
@@ -105,11 +102,15 @@ function update() {
   const wanted = new FormData(form);
   const methods = new Set(wanted.getAll("method"));
   place.classList.toggle("no-region", !wanted.get("region"));
-  for (const item of place.querySelectorAll("[data-method]")) item.hidden = !methods.has(item.dataset.method);
+  for (const item of place.querySelectorAll("[data-method]")) {
+    const hidden = !methods.has(item.dataset.method);
+    if (item.hidden !== hidden) item.hidden = hidden;
+  }
   let count = 0;
   for (const card of cards) {
-    card.hidden = !fits(card, wanted);
-    count += !card.hidden;
+    const hidden = !fits(card, wanted);
+    if (card.hidden !== hidden) card.hidden = hidden;
+    count += !hidden;
     // What is in the viewer must be among what is shown.
     const pressed = card.querySelector(".edits [aria-pressed='true']");
     if (!pressed || pressed.parentElement.hidden) show(card, card.querySelector(".edits li[data-method]:not([hidden]):has(img)"));
@@ -127,8 +128,9 @@ function order() {
     const cell = card.querySelector(`tr[data-method="${method}"]`)?.cells[Number(option.value) + 1];
     return cell && "value" in cell.dataset ? sign * Number(cell.dataset.value) : Infinity;
   };
-  const keys = new Map(cards.map((card, index) => [card, option.value === "" ? index : value(card)]));
-  place.append(...[...cards].sort((a, b) => keys.get(a) - keys.get(b) || cards.indexOf(a) - cards.indexOf(b)));
+  const keys = new Map(cards.map((card) => [card, option.value === "" ? 0 : value(card)]));
+  const sorted = [...cards].sort((a, b) => keys.get(a) - keys.get(b) || 0); // a sort keeps the order of equals
+  if (sorted.some((card, index) => card !== place.children[index])) place.append(...sorted);
 }
 
 form.addEventListener("input", (event) => {
