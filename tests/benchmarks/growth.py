@@ -3,7 +3,7 @@
     python tests/benchmarks/growth.py edits      # runs of pocket, their samples repeated under other names
     python tests/benchmarks/growth.py workers    # the same edits by one process and by two
     python tests/benchmarks/growth.py commands   # runs of two methods that are made up through the store
-    python tests/benchmarks/growth.py figure     # results/growth.png of both
+    python tests/benchmarks/growth.py figure     # results/growth.png of all that is there
 
 Each adds to ``results/growth.json`` (``--out``).  Seconds are the processor's, on one thread, so that they can be
 compared on a busy machine; those of ``workers`` are the wall's, start included, and want a quiet one.  The model

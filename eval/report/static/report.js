@@ -102,15 +102,11 @@ function update() {
   const wanted = new FormData(form);
   const methods = new Set(wanted.getAll("method"));
   place.classList.toggle("no-region", !wanted.get("region"));
-  for (const item of place.querySelectorAll("[data-method]")) {
-    const hidden = !methods.has(item.dataset.method);
-    if (item.hidden !== hidden) item.hidden = hidden;
-  }
+  for (const item of place.querySelectorAll("[data-method]")) item.hidden = !methods.has(item.dataset.method);
   let count = 0;
   for (const card of cards) {
-    const hidden = !fits(card, wanted);
-    if (card.hidden !== hidden) card.hidden = hidden;
-    count += !hidden;
+    card.hidden = !fits(card, wanted);
+    count += !card.hidden;
     // What is in the viewer must be among what is shown.
     const pressed = card.querySelector(".edits [aria-pressed='true']");
     if (!pressed || pressed.parentElement.hidden) show(card, card.querySelector(".edits li[data-method]:not([hidden]):has(img)"));

@@ -220,6 +220,27 @@ def test_labels_of_the_scatter_are_short_and_inside_it(run: Path) -> None:
     assert shortened(["cpam", "cpam:refine=true", "x" * 31]) == ["cpam", "cpam:refine=true", f"{'x' * 14}…{'x' * 15}"]
 
 
+def test_the_page_itself_says_which_edit_is_shown_first(run: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(run, tmp_path / "run"))
+    store = Store.open(damaged)
+    samples = store.run.samples
+    first, second, _ = store.run.methods
+    store.edit_path(first, samples[0]).with_suffix(".json").unlink()
+    made = {(edit.method, edit.sample) for edit in store.edits()[0] if edit.status == "ok"}
+    wanted = [next(method for method in store.run.methods if (method, sample) in made) for sample in samples]
+    assert wanted[0] == second and first in wanted
+    text = write_report([damaged], tmp_path / "report").read_text()
+    cards = text.split("<article")[1:]
+    assert len(cards) == len(samples)
+    for card, name in zip(cards, wanted, strict=True):
+        stage, below = card.split('<ul class="edits">')
+        pressed = below.split('aria-pressed="true"')
+        assert len(pressed) == 2
+        image = Page(pressed[1]).all("img")[0]
+        assert image["alt"] == f"Edited by {name}" and Page(stage).all("img")[0]["src"] == image["src"]
+        assert f"over the edit by {name}" in stage and f'<span class="shown">{name}</span>' in stage
+
+
 def test_the_area_of_a_point_is_how_much_the_region_changed(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "run"))
     changed = {"cpam": 0.4, "masactrl": 0.2, "sdedit": 0.01}
